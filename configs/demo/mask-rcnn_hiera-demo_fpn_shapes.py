@@ -1,0 +1,119 @@
+# A slim Mask R-CNN that learns from nothing in minutes on two cores.
+#
+# To train on your own COCO-format data, change `data_root` and `classes` (and the four paths
+# below them, if your folders have other names). docs/own_data.md walks through it.
+_base_ = ['../_base_/models/mask-rcnn_hiera_fpn.py', '../_base_/runtime_mmdet.py']
+
+data_root = 'data/shapes/'
+classes = ('disc', 'box', 'triangle', 'star', 'ring', 'cross')
+train_images = 'images/training/'
+train_annotations = 'annotations/instances_training.json'
+val_images = 'images/validation/'
+val_annotations = 'annotations/instances_validation.json'
+
+# Model: the backbone a quarter of Hiera-T's width, heads to match.
+num_classes = len(classes)
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)), drop_path_rate=0.0
+    ),
+    neck=dict(in_channels=[48, 96, 192, 384], out_channels=64),
+    rpn_head=dict(
+        in_channels=64,
+        feat_channels=64,
+        anchor_generator=dict(scales=[4]),  # objects here are smaller than COCO's
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=64),
+        mask_head=dict(
+            num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes
+        ),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+)
+
+# Data
+image_scale = (192, 160)  # longest and shortest side at most, in pixels
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=image_scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=image_scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        type='CocoDataset',
+        data_root=data_root,
+        ann_file=train_annotations,
+        data_prefix=dict(img=train_images),
+        metainfo=dict(classes=classes),
+        filter_cfg=dict(filter_empty_gt=True, min_size=4),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CocoDataset',
+        data_root=data_root,
+        ann_file=val_annotations,
+        data_prefix=dict(img=val_images),
+        metainfo=dict(classes=classes),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type='CocoMetric', ann_file=data_root + val_annotations, metric=['bbox', 'segm']
+)
+test_evaluator = val_evaluator
+
+# Schedule: the rate rises for 30 iterations, then falls along a cosine.
+max_iters = 400
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
+    dict(
+        type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(by_epoch=False, interval=100),
+)
+log_processor = dict(window_size=20, by_epoch=False)
+randomness = dict(seed=0)

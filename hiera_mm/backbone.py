@@ -1,0 +1,120 @@
+"""`Hiera`, the backbone that an OpenMMLab config names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import nn
+
+from .network import HieraTrunk, Variant
+from .network.block import NORM_EPS
+from .network.variants import NUM_STAGES
+
+
+@MODELS.register_module()
+class Hiera(HieraTrunk, BaseModule):
+    """Hiera backbone (arXiv 2306.00989) for every toolbox built on mmengine.
+
+    Registered in mmengine's root registry, from which the registries of mmdet, mmseg, mmpretrain,
+    mmpose and the others inherit, so ``dict(type='Hiera', ...)`` is found in all of them.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'base_plus'``, ``'large'``, ``'huge'``, or a
+            dict with the fields ``embed_dim``, ``num_heads`` and ``depths`` (four numbers).
+        out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
+            last one are not built.
+        out_norm: The norm that follows each output, ``dict(type='LN')`` with an optional ``eps``;
+            ``None`` for the bare features. Detection and segmentation heads want normalised
+            features: those of a pre-norm transformer grow with depth.
+        pos_embed: Kind of position embedding: ``'absolute'``, learnt for 56x56 tokens and resized
+            bicubically to other maps.
+        frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position
+            embedding), i from 1 to 4 for the stem and the first i stages. The norms of the
+            outputs always train: they belong to what comes after the backbone.
+        drop_path_rate: Stochastic depth rate of the last block, growing linearly from 0 at the
+            first one. In [0, 1).
+        with_cp: Activation checkpointing: less memory, about a third more time for training.
+        in_channels: Channels of the image.
+        init_cfg: How mmengine initialises the weights, e.g. ``dict(type='Pretrained',
+            checkpoint=..., prefix='backbone.')``; ``None`` keeps the release's random start.
+
+    Attributes:
+        out_channels: Channels of each output.
+        strides: Pixels for each step of each output.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument has an impossible value; an unknown ``arch`` is answered with
+            the nearest known one.
+
+    Examples:
+        >>> backbone = Hiera(arch='tiny')
+        >>> [tuple(f.shape) for f in backbone(torch.rand(1, 3, 100, 200))]
+        [(1, 96, 25, 50), (1, 192, 13, 25), (1, 384, 7, 13), (1, 768, 4, 7)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, object] | Variant = 'tiny',
+        *,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: Mapping[str, object] | None = {'type': 'LN'},
+        pos_embed: str = 'absolute',
+        frozen_stages: int = -1,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        in_channels: int = 3,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {NUM_STAGES} (the stem '
+                f'and that many stages), got {frozen_stages!r}'
+            )
+        super().__init__(
+            arch,
+            out_indices=out_indices,
+            out_norm_eps=_out_norm_eps(out_norm),
+            pos_embed=pos_embed,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            in_channels=in_channels,
+        )
+        # mmengine's constructor has run inside HieraTrunk's, which knows nothing of init_cfg.
+        self.init_cfg = copy.deepcopy(init_cfg)
+        self.frozen_stages = frozen_stages
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Hiera:
+        """Set training mode; frozen parts stay in evaluation mode, without drop path."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module | nn.Parameter]:
+        if self.frozen_stages < 0:
+            return []
+        num_blocks = sum(self.variant.depths[: self.frozen_stages])
+        position = [getattr(self, name) for name in self._position_names]
+        return [self.patch_embed, *position, *self.blocks[:num_blocks]]
+
+
+def _out_norm_eps(out_norm: Mapping[str, object] | None) -> float | None:
+    """Return the epsilon of the output norms, or ``None`` if there are to be none."""
+    if out_norm is None:
+        return None
+    if not isinstance(out_norm, Mapping):
+        raise TypeError(f"out_norm must be dict(type='LN') or None, got {out_norm!r}")
+    options = {'eps': NORM_EPS, **out_norm}
+    if options.pop('type', None) != 'LN' or set(options) != {'eps'}:
+        raise ValueError(
+            f"out_norm must be dict(type='LN') with an optional eps, or None; got {out_norm}. "
+            'For another kind of norm use None here and norm_cfg in the neck.'
+        )
+    return float(options['eps'])

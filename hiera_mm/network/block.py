@@ -1,0 +1,130 @@
+"""The Hiera block: attention with query pooling, and an MLP."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .layout import pool_queries
+
+NORM_EPS = 1e-6
+MLP_RATIO = 4
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention inside windows or over the whole map (Hiera, section 3.1).
+
+    Args:
+        dim: Channels that come in.
+        dim_out: Channels that go out.
+        num_heads: Number of heads; divides ``dim_out``.
+        window: Whether a token attends to its own window only.
+        pool: Whether queries are max-pooled 2x2, which quarters the tokens of each window.
+    """
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, window: bool, pool: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window = window
+        self.pool = pool
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens in window-major order, ``(B, windows, tokens, dim)``.
+
+        Returns:
+            ``(B, windows, tokens, dim_out)``, or a quarter of the tokens with query pooling.
+        """
+        batch, windows = x.shape[:2]
+        # Windows become part of the batch, or one long sequence. Four dimensions are what the
+        # fused kernels of scaled_dot_product_attention take.
+        x = x.flatten(0, 1) if self.window else x.flatten(1, 2)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.pool:
+            q = pool_queries(q)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(x).reshape(batch, windows, -1, self.proj.out_features)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform each token, ``(..., dim)``, on its own."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, drops a residual branch for whole samples.
+
+    Args:
+        rate: Probability that the branch of a sample is dropped.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop samples of ``x`` (``(B, ...)``) and scale the others so that the mean stays."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (keep.to(x.dtype) / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        """Name the rate where the network is printed."""
+        return f'rate={self.rate:g}'
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; the first one of a stage may change channels and pool.
+
+    Args:
+        dim: Channels that come in.
+        dim_out: Channels that go out.
+        num_heads: Number of attention heads.
+        window: Whether attention stays inside the windows.
+        pool: Whether the block halves the resolution by query pooling.
+        drop_path: Probability of dropping each residual branch while training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
+        window: bool,
+        pool: bool,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, dim_out, num_heads, window, pool)
+        # Where channels change there is no identity to add to; the shortcut is projected.
+        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
+        self.mlp = Mlp(dim_out, MLP_RATIO * dim_out)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform tokens ``(B, windows, tokens, dim)`` as :class:`Attention` does."""
+        normed = self.norm1(x)
+        if self.proj is not None:
+            # As in the release, the shortcut starts from the normalised tokens.
+            x = self.proj(normed)
+            if self.attn.pool:
+                x = pool_queries(x)
+        x = x + self.drop_path(self.attn(normed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

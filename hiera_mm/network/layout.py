@@ -1,0 +1,74 @@
+"""Token layout: image grid <-> windows.
+
+Between patch embedding and output, tokens are kept in **window-major order**, as a tensor
+``(B, windows, tokens, C)``. A window is one mask unit: 32x32 pixels, 8x8 tokens after the patch
+embedding. The windows follow each other row by row.
+
+Inside a window the order is nested: first the four quarters of the window, inside each quarter
+its four quarters, and so on (the Z-order curve). Any four neighbours ``4k .. 4k + 3`` are
+therefore one 2x2 patch of the map. Query pooling is a maximum over such four, and what it leaves
+is again a window in nested order, one level less deep: 8x8, 4x4, 2x2 and finally 1x1 tokens, one
+size for each stage.
+"""
+
+from __future__ import annotations
+
+import torch
+
+MASK_UNIT = 8
+"""Side of a window in tokens of the first stage."""
+
+WINDOW_LEVELS = MASK_UNIT.bit_length() - 1
+"""How often a full window can be halved, which is how often queries can be pooled."""
+
+
+def to_windows(x: torch.Tensor) -> torch.Tensor:
+    """Bring a map of the first stage's resolution into window-major order.
+
+    Args:
+        x: A map of shape ``(B, C, H, W)``; H and W are multiples of 8.
+
+    Returns:
+        The tokens, of shape ``(B, H / 8 * W / 8, 64, C)``.
+    """
+    batch, channels, height, width = x.shape
+    halves = (2,) * WINDOW_LEVELS
+    x = x.reshape(batch, channels, height // MASK_UNIT, *halves, width // MASK_UNIT, *halves)
+    rows = range(2, 3 + WINDOW_LEVELS)
+    columns = range(3 + WINDOW_LEVELS, 4 + 2 * WINDOW_LEVELS)
+    nested = [axis for pair in zip(rows, columns, strict=True) for axis in pair]
+    return x.permute(0, *nested, 1).reshape(batch, -1, MASK_UNIT**2, channels)
+
+
+def to_image(x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
+    """Restore image order; the inverse of :func:`to_windows`, for any stage.
+
+    Args:
+        x: Tokens of shape ``(B, windows, tokens, C)``, where ``tokens`` is 64, 16, 4 or 1.
+        window_grid: Rows and columns of windows.
+
+    Returns:
+        A contiguous map of shape ``(B, C, rows * side, columns * side)``, where ``side`` is the
+        square root of ``tokens``.
+    """
+    batch, _, tokens, channels = x.shape
+    rows, columns = window_grid
+    levels = (int(tokens).bit_length() - 1) // 2
+    side = 2**levels
+    x = x.reshape(batch, rows, columns, *(2,) * (2 * levels), channels)
+    vertical = range(1, 2 * levels + 3, 2)
+    horizontal = range(2, 2 * levels + 3, 2)
+    x = x.permute(0, 2 * levels + 3, *vertical, *horizontal)
+    return x.reshape(batch, channels, rows * side, columns * side)
+
+
+def pool_queries(x: torch.Tensor) -> torch.Tensor:
+    """Max-pool every 2x2 patch of tokens (Hiera, section 3.1).
+
+    Args:
+        x: Tokens of shape ``(..., tokens, C)`` in nested order.
+
+    Returns:
+        The pooled tokens, of shape ``(..., tokens / 4, C)``.
+    """
+    return x.unflatten(-2, (-1, 4)).amax(dim=-2)

@@ -1,0 +1,245 @@
+"""The network: stem, stages, features out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .block import NORM_EPS, Block
+from .layout import MASK_UNIT, to_image, to_windows
+from .position import EvaluationCache, make_position_embedding
+from .variants import NUM_STAGES, Variant, resolve_variant
+
+PATCH_STRIDE = 4
+STRIDES = tuple(PATCH_STRIDE * 2**stage for stage in range(NUM_STAGES))
+WINDOW_PIXELS = PATCH_STRIDE * MASK_UNIT
+WINDOWED_STAGES = (True, True, False, False)
+"""Which stages attend inside windows only; the others attend globally."""
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patch embedding: a 7x7 convolution of stride 4."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=7, stride=PATCH_STRIDE, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Embed an image ``(B, in_channels, H, W)`` as ``(B, dim, H / 4, W / 4)``."""
+        return self.proj(x)
+
+
+class HieraTrunk(nn.Module):
+    """Hiera as a feature extractor for images of any size (arXiv 2306.00989).
+
+    Parameter names are those of the release (``facebookresearch/hiera``).
+
+    Args:
+        arch: The name of a published size (see :data:`~hiera_mm.network.VARIANTS`), or a dict
+            with the fields ``embed_dim``, ``num_heads`` and ``depths``.
+        out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
+            last one are not built: parameters without a gradient would stop DDP.
+        out_norm_eps: Epsilon of the LayerNorm that follows each output; ``None`` for no norm.
+        pos_embed: Kind of position embedding; ``'absolute'``.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0 at the
+            first one. In [0, 1).
+        with_cp: Activation checkpointing: while training, the activations inside a block are
+            computed again in the backward pass instead of being kept.
+        in_channels: Channels of the image.
+
+    Attributes:
+        variant: The resolved ``arch``.
+        out_channels: Channels of each output.
+        strides: Pixels for each step of each output.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If an argument has an impossible value.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, object] | Variant = 'tiny',
+        *,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm_eps: float | None = NORM_EPS,
+        pos_embed: str = 'absolute',
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.variant = resolve_variant(arch)
+        self.out_indices = _check_out_indices(out_indices)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be a whole number above 0, got {in_channels!r}')
+        self.in_channels = in_channels
+        self.with_cp = with_cp
+        dims = self.variant.dims
+        depths = self.variant.depths[: self.out_indices[-1] + 1]
+        self.out_channels = [dims[stage] for stage in self.out_indices]
+        self.strides = [STRIDES[stage] for stage in self.out_indices]
+
+        self.patch_embed = PatchEmbed(in_channels, dims[0])
+        self._position = make_position_embedding(pos_embed)
+        self._position_names = tuple(self._position.shapes(dims[0]))
+        self._position_cache = EvaluationCache()
+        for name, shape in self._position.shapes(dims[0]).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+
+        drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
+        self.blocks = nn.ModuleList()
+        self.stage_ends: list[int] = []
+        for stage, depth in enumerate(depths):
+            for index in range(depth):
+                # The first block of a later stage is where its channels begin and queries are
+                # pooled. It still attends as the stage before it does, on that stage's tokens.
+                entry = index == 0 and stage > 0
+                self.blocks.append(
+                    Block(
+                        dim=dims[stage - 1] if entry else dims[stage],
+                        dim_out=dims[stage],
+                        num_heads=self.variant.num_heads * 2**stage,
+                        window=WINDOWED_STAGES[stage - 1] if entry else WINDOWED_STAGES[stage],
+                        pool=entry,
+                        drop_path=drop_path[len(self.blocks)],
+                    )
+                )
+            self.stage_ends.append(len(self.blocks) - 1)
+        self.reset_parameters()
+        # Made after reset_parameters: these norms are no part of the pretrained network and
+        # start as the identity does.
+        self.out_norms = nn.ModuleDict(
+            {str(stage): nn.LayerNorm(dims[stage], eps=out_norm_eps) for stage in self.out_indices}
+            if out_norm_eps is not None
+            else {}
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw new weights as the release does: normal with deviation 0.02, biases 0.02."""
+        for name in self._position_names:
+            nn.init.trunc_normal_(getattr(self, name), std=0.02)
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.constant_(module.bias, 0.02)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.constant_(module.bias, 0.02)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Compute the features of a batch of images.
+
+        An image whose sides are not multiples of 32 is padded with zeros at the right and at the
+        bottom, and the features are cropped to the part that the image reaches.
+
+        Args:
+            x: Normalised images of a floating dtype, ``(B, in_channels, H, W)``, any H, W >= 1.
+
+        Returns:
+            For each output index i a map ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``, where C_i
+            is in ``out_channels`` and s_i in ``strides``.
+
+        Raises:
+            TypeError: If ``x`` is not a floating tensor.
+            ValueError: If ``x`` is not 4-D, has other channels, or a side of length 0.
+        """
+        self._check_image(x)
+        height, width = x.shape[-2:]
+        window_grid = (_ceil_div(height, WINDOW_PIXELS), _ceil_div(width, WINDOW_PIXELS))
+        padding = (
+            window_grid[0] * WINDOW_PIXELS - height,
+            window_grid[1] * WINDOW_PIXELS - width,
+        )
+        if padding != (0, 0):
+            x = F.pad(x, (0, padding[1], 0, padding[0]))
+
+        x = to_windows(self.patch_embed(x)) + self._position_tokens(window_grid)
+        features = []
+        for index, block in enumerate(self.blocks):
+            if self.with_cp and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            if index not in self.stage_ends:
+                continue
+            stage = self.stage_ends.index(index)
+            if stage in self.out_indices:
+                out = self.out_norms[str(stage)](x) if self.out_norms else x
+                out = to_image(out, window_grid)
+                if padding != (0, 0):
+                    stride = STRIDES[stage]
+                    out = out[..., : _ceil_div(height, stride), : _ceil_div(width, stride)]
+                features.append(out.contiguous())
+        return tuple(features)
+
+    def _position_tokens(self, window_grid: tuple[int, int]) -> torch.Tensor:
+        """Return the position embedding in window-major order, ``(1, windows, 64, dim)``."""
+        grid = (window_grid[0] * MASK_UNIT, window_grid[1] * MASK_UNIT)
+        parameters = {name: getattr(self, name) for name in self._position_names}
+        sources = tuple(parameters.values())
+
+        def make() -> torch.Tensor:
+            return to_windows(self._position.resize(parameters, grid))
+
+        # Elsewhere than on a CPU the comparison that keeps the cache true would make the program
+        # wait for the device, which costs more than resizing there.
+        cacheable = (
+            not self.training
+            and not (torch.is_grad_enabled() and any(p.requires_grad for p in sources))
+            and all(p.device.type == 'cpu' for p in sources)
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+        )
+        return self._position_cache.get(grid, sources, make) if cacheable else make()
+
+    def _check_image(self, x: torch.Tensor) -> None:
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(
+                f'Hiera takes a normalised image batch of a floating dtype, got {kind}; '
+                'convert it with .float() and normalise it (a data preprocessor does both)'
+            )
+        if x.ndim != 4:
+            raise ValueError(
+                f'Hiera takes a batch (B, {self.in_channels}, H, W), got a {x.ndim}-D tensor of '
+                f'shape {tuple(x.shape)}; a single image needs image[None]'
+            )
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'this Hiera takes images of {self.in_channels} channels, got {x.shape[1]} '
+                f'(shape {tuple(x.shape)}); set in_channels={x.shape[1]} to train on such images'
+            )
+        if 0 in x.shape:
+            raise ValueError(f'Hiera needs images of at least 1x1 pixel, got {tuple(x.shape)}')
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(out_indices, (int, str)):
+        raise TypeError(f'out_indices must be a sequence such as (0, 1, 2, 3), got {out_indices!r}')
+    indices = tuple(out_indices)
+    if not indices:
+        raise ValueError('out_indices is empty; name at least one of the stages 0, 1, 2, 3')
+    for index in indices:
+        if not isinstance(index, int) or not 0 <= index < NUM_STAGES:
+            raise ValueError(
+                f'out_indices {indices} names {index!r}; Hiera has the stages 0, 1, 2, 3'
+            )
+    if any(a >= b for a, b in pairwise(indices)):
+        raise ValueError(
+            f'out_indices must ascend without repetition, got {indices}; '
+            f'did you mean {tuple(sorted(set(indices)))}?'
+        )
+    return indices
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
