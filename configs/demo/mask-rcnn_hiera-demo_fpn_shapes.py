@@ -15,7 +15,8 @@ val_annotations = 'annotations/instances_validation.json'
 num_classes = len(classes)
 model = dict(
     backbone=dict(
-        arch=dict(embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)), drop_path_rate=0.0
+        arch=dict(_delete_=True, embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)),
+        drop_path_rate=0.0,
     ),
     neck=dict(in_channels=[48, 96, 192, 384], out_channels=64),
     rpn_head=dict(
@@ -27,9 +28,7 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
         mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(
-            num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes
-        ),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
@@ -101,14 +100,11 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(
-        type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters
-    ),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(

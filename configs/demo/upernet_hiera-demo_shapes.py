@@ -19,7 +19,8 @@ norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
-        arch=dict(embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)), drop_path_rate=0.0
+        arch=dict(_delete_=True, embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)),
+        drop_path_rate=0.0,
     ),
     decode_head=dict(
         in_channels=[48, 96, 192, 384], channels=64, num_classes=num_classes, norm_cfg=norm_cfg
@@ -85,14 +86,11 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(
-        type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters
-    ),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 default_hooks = dict(

@@ -150,7 +150,7 @@ class HieraTrunk(nn.Module):
 
         Raises:
             TypeError: If ``x`` is not a floating tensor.
-            ValueError: If ``x`` is not 4-D, has other channels, or a side of length 0.
+            ValueError: If ``x`` is not 4-D, has other channels, or is empty.
         """
         self._check_image(x)
         height, width = x.shape[-2:]
@@ -219,7 +219,9 @@ class HieraTrunk(nn.Module):
                 f'(shape {tuple(x.shape)}); set in_channels={x.shape[1]} to train on such images'
             )
         if 0 in x.shape:
-            raise ValueError(f'Hiera needs images of at least 1x1 pixel, got {tuple(x.shape)}')
+            raise ValueError(
+                f'Hiera needs at least one image of at least 1x1 pixel, got shape {tuple(x.shape)}'
+            )
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:

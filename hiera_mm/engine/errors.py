@@ -1,0 +1,50 @@
+"""Errors that the person at the command line can mend, and how a tool reports them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """Something given from outside is wrong; the message says what, and what to do next."""
+
+
+class ConfigError(UserError):
+    """A config or a command-line option is wrong."""
+
+
+class DataError(UserError):
+    """A data set is missing, damaged, or not the one that the config describes."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, unsafe, or belongs to another model."""
+
+
+def listing(names: Sequence[object], limit: int = 8) -> str:
+    """Return `names` joined by commas, only the first `limit` of them if they are many."""
+    text = ', '.join(str(name) for name in names[:limit])
+    rest = len(names) - limit
+    return f'{text} and {rest} more' if rest > 0 else text
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool's `main` and leave the process with its exit code.
+
+    A `UserError` becomes one paragraph on stderr and exit code 2. Any other exception is a fault
+    of the program and keeps its traceback. Of several processes on a machine, only the first
+    prints, as all of them find the same fault.
+
+    Args:
+        main: The tool; returns its exit code, or None for 0.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        if os.environ.get('LOCAL_RANK', '0') == '0':
+            print(f'\n{type(error).__name__}: {error}', file=sys.stderr)
+        code = 2
+    sys.exit(code)

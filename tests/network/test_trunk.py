@@ -1,0 +1,231 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hiera_mm.network import HieraTrunk
+from hiera_mm.network.block import DropPath
+
+SMALL = dict(embed_dim=16, num_heads=2, depths=(1, 2, 2, 1))
+
+
+@pytest.fixture(scope='module')
+def trunk():
+    torch.manual_seed(0)
+    return HieraTrunk(SMALL).double().eval()
+
+
+def image(*shape, **options):
+    return torch.randn(*shape, dtype=torch.float64, **options)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 3))
+def test_the_contract_holds_at_any_size(trunk, height, width, batch):
+    with torch.no_grad():
+        features = trunk(image(batch, 3, height, width))
+    for feature, channels, stride in zip(features, trunk.out_channels, trunk.strides, strict=True):
+        assert feature.shape == (
+            batch, channels, math.ceil(height / stride), math.ceil(width / stride),
+        )  # fmt: skip
+        assert feature.is_contiguous()
+        assert feature.isfinite().all()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (31, 33), (100, 45), (64, 97)])
+def test_padding_is_that_of_the_data_preprocessor(trunk, size):
+    x = image(2, 3, *size)
+    padded = F.pad(x, (0, -size[1] % 32, 0, -size[0] % 32))
+    with torch.no_grad():
+        ours, theirs = trunk(x), trunk(padded)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b[..., : a.shape[-2], : a.shape[-1]])
+
+
+def test_a_batch_is_its_images_one_by_one(trunk):
+    x = image(3, 3, 70, 50)
+    with torch.no_grad():
+        together = trunk(x)
+        alone = [trunk(x[i : i + 1]) for i in range(3)]
+    for stage, feature in enumerate(together):
+        torch.testing.assert_close(
+            feature, torch.cat([a[stage] for a in alone]), rtol=0, atol=1e-12
+        )
+
+
+def test_windows_do_not_see_each_other_in_the_local_stages(trunk):
+    x = image(1, 3, 96, 96)
+    y = x.clone()
+    y[..., 40:60, 40:60] += 1  # well inside the central mask unit
+    with torch.no_grad():
+        difference = [(a - b).abs().amax(1)[0] > 0 for a, b in zip(trunk(x), trunk(y), strict=True)]
+    for stage in (0, 1):
+        side = (8, 4)[stage]
+        outside = difference[stage].clone()
+        outside[side : 2 * side, side : 2 * side] = False
+        assert not outside.any()
+        assert difference[stage].any()
+    assert difference[2].all()  # global from here on
+
+
+@pytest.mark.parametrize('indices', [(0,), (3,), (1, 2), (0, 3), [0, 1, 2, 3]])
+def test_out_indices(trunk, indices):
+    part = HieraTrunk(SMALL, out_indices=indices).double().eval()
+    part.load_state_dict({k: v for k, v in trunk.state_dict().items() if k in part.state_dict()})
+    x = image(1, 3, 40, 72)
+    with torch.no_grad():
+        features, every = part(x), trunk(x)
+    assert len(features) == len(indices) == len(part.out_channels) == len(part.strides)
+    for feature, index in zip(features, indices, strict=True):
+        assert torch.equal(feature, every[index])
+
+
+def test_parameters_all_get_gradients_whatever_is_asked_for():
+    for indices in [(0,), (1, 2), (3,)]:
+        part = HieraTrunk(SMALL, out_indices=indices)
+        sum(f.square().sum() for f in part(torch.randn(1, 3, 64, 64))).backward()
+        assert [n for n, p in part.named_parameters() if p.grad is None] == []
+
+
+def test_outputs_are_layer_normed(trunk):
+    with torch.no_grad():
+        for feature in trunk(image(1, 3, 64, 64)):
+            assert feature.mean(1).abs().max() < 1e-6
+            assert (feature.var(1, unbiased=False) - 1).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_dtypes(trunk, dtype):
+    typed = copy.deepcopy(trunk).to(dtype)
+    x = image(1, 3, 50, 70)
+    with torch.no_grad():
+        features, exact = typed(x.to(dtype)), trunk(x)
+    tolerance = {torch.float32: 1e-4, torch.float64: 0, torch.bfloat16: 0.2}[dtype]
+    for feature, reference in zip(features, exact, strict=True):
+        assert feature.dtype == dtype
+        assert (feature.double() - reference).abs().max() <= tolerance
+
+
+def test_autocast(trunk):
+    single = copy.deepcopy(trunk).float()
+    x = image(2, 3, 64, 64).float()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features = single(x)
+        sum(f.float().square().mean() for f in features).backward()
+    with torch.no_grad():
+        for feature, reference in zip(features, single(x), strict=True):
+            assert (feature.float() - reference).abs().max() < 0.2
+    assert single.blocks[0].attn.qkv.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_compiles_without_a_graph_break(trunk, training):
+    eager = copy.deepcopy(trunk).float().train(training)
+    compiled = torch.compile(eager, fullgraph=True, backend='eager', dynamic=False)
+    for size in [(64, 64), (40, 70)]:
+        x = torch.randn(2, 3, *size)
+        for a, b in zip(compiled(x), eager(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_features_follow_the_weights(trunk):
+    eager = copy.deepcopy(trunk).float()
+    compiled = torch.compile(eager, fullgraph=True, backend='eager', dynamic=False)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        eager(x)  # fills the cache, which the compiled network must not freeze
+        compiled(x)
+        eager.pos_embed.data.normal_()
+        for a, b in zip(compiled(x), eager(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
+@pytest.mark.parametrize('size', [(64, 64), (40, 70)])
+def test_traces(trunk, size):
+    x = image(2, 3, *size)
+    traced = torch.jit.trace(trunk, x)
+    y = image(2, 3, *size)
+    with torch.no_grad():
+        for a, b in zip(traced(y), trunk(y), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_checkpointing_changes_memory_not_results():
+    plain = HieraTrunk(SMALL, drop_path_rate=0.5)
+    saving = HieraTrunk(SMALL, drop_path_rate=0.5, with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 64, 64)
+    saved = []
+    for trunk in (plain, saving):
+        torch.manual_seed(1)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t
+        ):
+            sum(f.square().mean() for f in trunk(x)).backward()
+        saved.append(sum(kept))
+    assert saved[1] < saved[0] / 2
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 2, 3)
+    out = drop(x)
+    per_sample = out.flatten(1)
+    assert (per_sample == per_sample[:, :1]).all()
+    assert per_sample[:, 0].unique().tolist() == pytest.approx([0, 4 / 3])
+    assert out.mean() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x
+
+
+def test_drop_path_grows_linearly():
+    trunk = HieraTrunk(dict(SMALL, depths=(1, 1, 2, 1)), drop_path_rate=0.4)
+    rates = [block.drop_path.rate for block in trunk.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(out_indices=(0, 4)), ValueError, 'names 4'),
+        (dict(out_indices=(-1,)), ValueError, 'names -1'),
+        (dict(out_indices=(2, 0)), ValueError, r'did you mean \(0, 2\)'),
+        (dict(out_indices=(1, 1)), ValueError, 'without repetition'),
+        (dict(out_indices=()), ValueError, 'empty'),
+        (dict(out_indices=3), TypeError, 'sequence'),
+        (dict(drop_path_rate=1.0), ValueError, r'\[0, 1\)'),
+        (dict(in_channels=0), ValueError, 'in_channels'),
+        (dict(pos_embed='relative'), ValueError, 'known kinds: absolute'),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        HieraTrunk(SMALL, **options)
+
+
+@pytest.mark.parametrize(
+    ('x', 'error', 'message'),
+    [
+        (torch.zeros(3, 32, 32), ValueError, r'3-D tensor of shape \(3, 32, 32\).*image\[None\]'),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), TypeError, r'got torch\.uint8.*float'),
+        (torch.zeros(1, 4, 32, 32), ValueError, 'images of 3 channels, got 4.*in_channels=4'),
+        (torch.zeros(1, 3, 0, 32), ValueError, 'at least 1x1'),
+        (torch.zeros(0, 3, 32, 32), ValueError, 'at least one image'),
+        ([1, 2], TypeError, 'got list'),
+    ],
+)
+def test_bad_images(trunk, x, error, message):
+    with pytest.raises(error, match=message):
+        trunk(x)
+
+
+def test_other_channel_counts():
+    trunk = HieraTrunk(SMALL, in_channels=5)
+    assert trunk(torch.randn(1, 5, 32, 32))[0].shape == (1, 16, 8, 8)
