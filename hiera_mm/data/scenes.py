@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from . import textures
+from . import colours, textures
 from .outlines import THING_CLASSES, area, place, rasterise
 
 STUFF_CLASSES: tuple[str, ...] = ('ground', 'sky')
@@ -15,8 +15,9 @@ SEG_CLASSES: tuple[str, ...] = STUFF_CLASSES + THING_CLASSES
 UNLABELLED = 0  # in a label map; class i of SEG_CLASSES is i + 1
 
 MIN_PIXELS = 20  # an object showing less than this many pixels ...
-MIN_VISIBLE = 0.3  # ... or less than this share of itself is left out of the scene
-MAX_OBJECTS = 8
+MIN_VISIBLE = 0.45  # ... or less than this share of itself is left out of the scene
+MAX_OBJECTS = 6
+MAX_TURN = 0.4  # radians to either side
 TRIES = 5  # for each object wanted, so that full scenes stay near their number
 
 
@@ -53,13 +54,13 @@ class Scene:
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draw a random scene; everything in it follows from the state of `rng`."""
     height, width = _image_size(rng)
-    canvas, labels, colours = _background(rng, height, width)
+    canvas, labels = _background(rng, height, width)
     if rng.random() < 0.3:
         _thread(rng, canvas, labels)
     things = _arrange(rng, height, width)
     for thing in things:
         labels[thing.mask] = 1 + SEG_CLASSES.index(thing.name)
-        _paint(rng, canvas, thing.mask, textures.distinct_colour(rng, colours))
+        _paint(rng, canvas, thing.mask, colours.thing_colour(rng, thing.name))
     return Scene(_photograph(rng, canvas), labels, things)
 
 
@@ -71,10 +72,8 @@ def _image_size(rng: np.random.Generator) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _background(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Ground below sky, or one of them alone: canvas, label map, and the two main colours."""
+def _background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ground below sky, or one of them alone: canvas and label map."""
     kind = rng.choice(['both', 'ground', 'sky'], p=[0.7, 0.2, 0.1])
     x = np.arange(width) / width - 0.5
     waves = 0.03 * np.sin(2 * np.pi * (rng.uniform(0.5, 2) * x + rng.random()))
@@ -82,20 +81,17 @@ def _background(
     is_sky = np.arange(height)[:, None] < horizon
     if kind != 'both':
         is_sky = np.full((height, width), kind == 'sky')
-    ground_colour = rng.uniform(0.1, 0.9, 3)
-    sky_colour = textures.distinct_colour(rng, [ground_colour])
-    # The families differ and the colours do not: texture tells sky from ground, colour does not.
     ground = rng.choice(textures.ROUGH)(rng, height, width)
     sky = rng.choice(textures.SMOOTH)(rng, height, width)
     canvas = np.where(
         is_sky[..., None],
-        textures.dye(rng, sky, sky_colour, rng.uniform(0.1, 0.35)),
-        textures.dye(rng, ground, ground_colour, rng.uniform(0.15, 0.4)),
+        textures.dye(rng, sky, colours.sky_colour(rng), rng.uniform(0.05, 0.2)),
+        textures.dye(rng, ground, colours.ground_colour(rng), rng.uniform(0.1, 0.25)),
     )
     labels = np.where(is_sky, 1 + SEG_CLASSES.index('sky'), 1 + SEG_CLASSES.index('ground')).astype(
         np.uint8
     )
-    return canvas, labels, [ground_colour, sky_colour]
+    return canvas, labels
 
 
 def _thread(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarray) -> None:
@@ -126,7 +122,7 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> list[Thing]:
             break
         name = str(rng.choice(THING_CLASSES))
         centre = rng.uniform((0, 0), (width, height))
-        loops = place(name, centre, _object_size(rng), rng.uniform(0, 2 * np.pi))
+        loops = place(name, centre, _object_size(rng), rng.uniform(-MAX_TURN, MAX_TURN))
         mask = rasterise(loops, height, width) & free
         if mask.sum() >= max(MIN_PIXELS, MIN_VISIBLE * area(loops)):
             things.append(Thing(name, mask, crowd=False))
@@ -136,10 +132,10 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> list[Thing]:
 
 def _object_size(rng: np.random.Generator) -> tuple[float, float]:
     """Width and height in pixels: tiny, middling or large; tiny ones are not stretched as far."""
-    kind = rng.choice(['tiny', 'middling', 'large'], p=[0.18, 0.68, 0.14])
-    low, high = {'tiny': (9, 14), 'middling': (18, 64), 'large': (64, 136)}[kind]
+    kind = rng.choice(['tiny', 'middling', 'large'], p=[0.12, 0.58, 0.30])
+    low, high = {'tiny': (10, 16), 'middling': (20, 64), 'large': (64, 120)}[kind]
     across = np.exp(rng.uniform(np.log(low), np.log(high)))
-    stretch = np.exp(rng.uniform(-0.5, 0.5) * np.log(1.4 if kind == 'tiny' else 2.0))
+    stretch = np.exp(rng.uniform(-0.5, 0.5) * np.log(1.3 if kind == 'tiny' else 2.0))
     return across * stretch, across / stretch
 
 
@@ -164,7 +160,7 @@ def _paint(
     """Cover the masked pixels with a random texture of any family."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     pattern = rng.choice(textures.SMOOTH + textures.ROUGH)(rng, height, width)
-    dyed = textures.dye(rng, pattern, colour, rng.uniform(0.15, 0.45))
+    dyed = textures.dye(rng, pattern, colour, rng.uniform(0.1, 0.3))
     inside = mask[y : y + height, x : x + width]
     canvas[y : y + height, x : x + width][inside] = dyed[inside]
 

@@ -79,12 +79,3 @@ def dye(
     direction = rng.normal(1.0, 0.5, 3)
     step = (contrast * direction / np.linalg.norm(direction)).astype(np.float32)
     return colour.astype(np.float32) + (pattern - 0.5)[..., None] * step
-
-
-def distinct_colour(
-    rng: np.random.Generator, others: Sequence[np.ndarray], tries: int = 4
-) -> np.ndarray:
-    """Of several random colours, the one whose nearest neighbour in `others` is farthest."""
-    candidates = rng.uniform(0.05, 0.95, (tries, 3))
-    distances = [min(np.linalg.norm(c - other) for other in others) for c in candidates]
-    return candidates[int(np.argmax(distances))]
