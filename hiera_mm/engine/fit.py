@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +51,7 @@ class Fit:
         return 1 - (len(self.missing) + len(self.mismatched)) / max(self.total, 1)
 
     def __str__(self) -> str:
-        lines = [f'{round(self.share * self.total)} of the model\'s {self.total} tensors fit']
+        lines = [f"{round(self.share * self.total)} of the model's {self.total} tensors fit"]
         if self.missing:
             lines.append(f'missing in the file ({len(self.missing)}): {listing(self.missing)}')
         if self.mismatched:
@@ -59,7 +61,7 @@ class Fit:
         return '\n  '.join(lines)
 
 
-def state_dict_of(checkpoint: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+def state_dict_of(checkpoint: Mapping[str, Any], path: object) -> OrderedDict[str, Tensor]:
     """Return the weights in a checkpoint, where and under the names that mmengine looks for them.
 
     Args:
@@ -78,10 +80,12 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: object) -> dict[str, Tens
             f"{path} has no weights where mmengine looks for them: expected a key 'state_dict', or "
             f'tensors at the top; found {listing(list(checkpoint)) or "nothing"}.'
         )
-    return {re.sub(r'^module\.', '', name): value for name, value in state.items()}
+    renamed = OrderedDict((re.sub(r'^module\.', '', name), v) for name, v in state.items())
+    renamed._metadata = getattr(state, '_metadata', OrderedDict())  # versions of the modules
+    return renamed
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
+def fit(model: nn.Module, state: OrderedDict[str, Tensor]) -> Fit:
     """Find out how `state` would load into `model`, with the model's own loading code.
 
     The load is rehearsed on a copy of the model that has shapes and no data, so the model is
@@ -97,7 +101,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     skeleton = _without_data(model)
-    state = dict(state)
+    state = copy.copy(state)
     mismatched = {}
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*no-op')  # copying into a tensor without data
@@ -142,11 +146,13 @@ def require_complete(model: nn.Module, checkpoint: Mapping[str, Any], path: obje
         print_log(
             f'{path} has tensors that the model has no use for: {listing(found.unexpected)}',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
 
 
-def require_start(model: nn.Module, state: Mapping[str, Tensor], path: object, key: str) -> None:
+def require_start(
+    model: nn.Module, state: OrderedDict[str, Tensor], path: object, key: str
+) -> None:
     """Make sure that weights to start a training from have something to do with the model.
 
     Heads for another number of classes are left as they are, with a warning: that is ordinary
@@ -174,7 +180,7 @@ def require_start(model: nn.Module, state: Mapping[str, Tensor], path: object, k
             f'{path}, named by {key}, fills part of the model; the rest starts from its own '
             f'initialisation: {found}',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
 
 
@@ -202,7 +208,11 @@ def check_pretrained(model: nn.Module) -> None:
         prefix = init_cfg.get('prefix')
         if prefix:
             prefix = prefix.rstrip('.') + '.'
-            state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            state = OrderedDict(
+                (name.removeprefix(prefix), tensor)
+                for name, tensor in state.items()
+                if name.startswith(prefix)
+            )
             if not state:
                 raise CheckpointError(
                     f'{path}, named by {key}, has no tensor whose name starts with {prefix!r}.'

@@ -106,10 +106,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     except pickle.UnpicklingError as error:
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found is None:
-            raise CheckpointError(
-                f'{path} is not a checkpoint, or is damaged: torch cannot make sense of its '
-                'contents. Download or save it again.'
-            ) from error
+            raise CheckpointError(_damaged(path, head)) from error
         raise CheckpointError(
             f'{path} was refused, and nothing in it was run: it asks for {found[1]!r}, which is '
             'neither a tensor nor a plain value, so loading it could run any program. If the file '
@@ -122,15 +119,11 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
                 f'{path} is a TorchScript program, not a checkpoint. Use the .pth file that '
                 'training saved.'
             ) from error
-        raise CheckpointError(
-            f'{path} is damaged: it has {path.stat().st_size:,} bytes and its end is missing or '
-            f'broken, as after an interrupted copy or a full disk. Download or save it again. '
-            f'(torch: {str(error).splitlines()[0] if str(error) else type(error).__name__})'
-        ) from error
+        raise CheckpointError(_damaged(path, head)) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
-            f'{path} holds a {type(checkpoint).__name__}, not a checkpoint: a dict with the weights '
-            "under 'state_dict' was expected."
+            f'{path} holds a {type(checkpoint).__name__}, not a checkpoint: a dict with '
+            "'state_dict' in it was expected."
         )
     return checkpoint
 
@@ -146,10 +139,20 @@ def _not_a_checkpoint(head: bytes) -> str:
     if not head:
         return 'it is empty.'
     if head.lstrip()[:1] == b'<':
-        return 'it is a web page, so the download went wrong. Open the link in a browser to see why.'
+        return 'it is a web page, so the download went wrong. Open its link in a browser.'
     if head.startswith(b'version https://git-lfs'):
         return "it is a Git LFS pointer. Fetch the file itself with 'git lfs pull'."
     return ''
+
+
+def _damaged(path: Path, head: bytes) -> str:
+    """Say that `path`, which starts with `head`, cannot be read."""
+    if head.startswith(b'PK'):  # torch's format is a zip file, which has its table at the end
+        return (
+            f'{path} is damaged: it has {path.stat().st_size:,} bytes, and its end is missing or '
+            'broken, as after an interrupted copy or on a full disk. Download or save it again.'
+        )
+    return f'{path} is not a checkpoint, or is damaged: torch cannot make sense of its contents.'
 
 
 def _checkpoints_in(folder: Path) -> str:

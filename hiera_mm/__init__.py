@@ -1,0 +1,19 @@
+"""The Hiera backbone for MMDetection, MMSegmentation and every other mmengine toolbox.
+
+``custom_imports = dict(imports=['hiera_mm'])`` in a config is all it takes: importing this package
+registers ``Hiera`` and supplies mmcv's operators where mmcv has no compiled ones.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__version__ = '0.1.0'
+
+# The doctor must run where nothing else does.
+if 'hiera_mm.doctor' not in sys.orig_argv:
+    from hiera_mm import ops
+
+    ops.install()
+
+    from hiera_mm import backbone  # noqa: F401

@@ -1,0 +1,179 @@
+"""Drawing what a trained detector or segmenter sees in a person's own images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
+from mmengine.utils import track_iter_progress
+from torch import nn
+
+from .config import load_config
+from .errors import ConfigError, DataError
+from .fit import require_complete, state_dict_of
+from .paths import make_folder
+from .safe_loading import make_loading_safe, read_checkpoint
+
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+TOOLBOXES = ('mmdet', 'mmseg')
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What came of a set of images.
+
+    Attributes:
+        drawings: Files that were written.
+        unreadable: Images that could not be read, and were left out.
+    """
+
+    drawings: list[Path]
+    unreadable: list[Path]
+
+
+def predict(
+    config: str | Path,
+    checkpoint: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    device: str | None = None,
+    score_thr: float = 0.3,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Predictions:
+    """Run a model of mmdet or mmseg on images and save drawings under the images' own names.
+
+    Args:
+        config: The config that the model was trained with.
+        checkpoint: Its weights.
+        source: An image, or a folder of images.
+        out: Folder for the drawings; made if need be.
+        device: Where to run, e.g. ``'cpu'`` or ``'cuda:0'``; by default a GPU if there is one.
+        score_thr: Detections with a lower score are not drawn. Without effect on segmenters.
+        cfg_options: Values of the config to override, by dotted key.
+
+    Returns:
+        The drawings, and the images that could not be read.
+
+    Raises:
+        ConfigError: If config, device or `out` is unusable.
+        DataError: If there are no images.
+        CheckpointError: If the checkpoint is unusable or belongs to another model.
+    """
+    make_loading_safe()
+    cfg = load_config(config, needs=('model', 'test_dataloader'), cfg_options=cfg_options)
+    if cfg.get('default_scope') not in TOOLBOXES:
+        raise ConfigError(
+            f'{config} has default_scope = {cfg.get("default_scope")!r}; drawings are made for '
+            f'{" and ".join(TOOLBOXES)}.'
+        )
+    images = find_images(source)
+    folder = make_folder(out)
+    if images[0].parent.resolve() == folder.resolve():
+        raise ConfigError(f'--out {out} is where the images are; drawings would replace them.')
+    model = load_model(cfg, checkpoint, device)
+    visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': None})
+    visualizer.dataset_meta = model.dataset_meta
+    threshold = {'pred_score_thr': score_thr} if cfg.default_scope == 'mmdet' else {}
+    drawings, unreadable = [], []
+    for path in track_iter_progress(images):
+        image = _read_image(path)
+        if image is None:
+            unreadable.append(path)
+            continue
+        drawing = folder / path.name
+        visualizer.add_datasample(
+            path.name,
+            image,
+            data_sample=_infer(model, str(path)),
+            draw_gt=False,
+            out_file=str(drawing),
+            **threshold,
+        )
+        drawings.append(drawing)
+    return Predictions(drawings, unreadable)
+
+
+def find_images(source: str | Path) -> list[Path]:
+    """Return the image named by `source`, or the images in the folder of that name, sorted.
+
+    Raises:
+        DataError: If there is none.
+    """
+    source = Path(source)
+    endings = ', '.join(IMAGE_ENDINGS)
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f'No image or folder {source} (looked for {source.absolute()}).')
+    images = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+    if not images:
+        raise DataError(f'The folder {source.absolute()} has no images ({endings}) directly in it.')
+    return images
+
+
+def load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) -> nn.Module:
+    """Build the model of a config, fill it with a checkpoint, and make it ready to predict.
+
+    Args:
+        cfg: A config of mmdet or mmseg.
+        checkpoint: The weights; they must fill the whole model.
+        device: Where to put the model; by default a GPU if there is one.
+
+    Returns:
+        The model in evaluation mode, with `cfg` and `dataset_meta` as the toolboxes' inference
+        functions expect.
+
+    Raises:
+        ConfigError: If the device does not exist.
+        CheckpointError: If the checkpoint is unusable or belongs to another model.
+    """
+    weights = read_checkpoint(checkpoint)
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    require_complete(model, weights, checkpoint)
+    model.load_state_dict(state_dict_of(weights, checkpoint), strict=False)
+    dataset = cfg.test_dataloader.dataset
+    meta = weights.get('meta', {}).get('dataset_meta') or dataset.get('metainfo', {})
+    if not meta.get('classes'):
+        raise ConfigError(
+            f'Neither {checkpoint} nor the metainfo of test_dataloader.dataset names the classes.'
+        )
+    model.dataset_meta = {'palette': 'random', **meta}
+    model.cfg = cfg
+    cfg.setdefault('test_pipeline', dataset.get('pipeline'))  # where mmseg looks for it
+    device = device or get_device()
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'--device {device}: {str(error).splitlines()[0]}') from error
+    return model.eval()
+
+
+def _read_image(path: Path) -> np.ndarray | None:
+    """Read an image as RGB, or return None if that cannot be done."""
+    try:
+        image = mmcv.imread(str(path))
+    except (cv2.error, OSError):
+        return None
+    return None if image is None else mmcv.bgr2rgb(image)
+
+
+def _infer(model: nn.Module, image: str) -> Any:
+    """Return what `model` predicts for an image file, through its toolbox's own function."""
+    if model.cfg.default_scope == 'mmdet':
+        from mmdet.apis import inference_detector as infer
+    else:
+        from mmseg.apis import inference_model as infer
+    with torch.no_grad():
+        return infer(model, image)

@@ -1,0 +1,241 @@
+"""Deformable convolution, with and without modulation, on torchvision's operator.
+
+torchvision's layout of offsets, masks and groups is the one of mmcv: both come from the same
+source. It splits a batch by itself, so ``im2col_step`` and the scratch buffers are not used.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision  # noqa: F401  (defines torch.ops.torchvision)
+from torch import Tensor
+
+from .precision import widen
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Convolve at shifted positions.
+
+    Args:
+        input: Features ``(B, C_in, H, W)``.
+        weight: Kernel ``(C_out, C_in / group, kH, kW)``.
+        offset: Shifts ``(B, deformable_group * kH * kW * 2, H_out, W_out)``, pairs of y and x.
+        output: Result ``(B, C_out, H_out, W_out)``.
+        columns: Not used.
+        ones: Not used.
+        kW: Kernel width, known from ``weight``.
+        kH: Kernel height, known from ``weight``.
+        dW: Horizontal stride.
+        dH: Vertical stride.
+        padW: Horizontal zero padding.
+        padH: Vertical zero padding.
+        dilationW: Horizontal dilation.
+        dilationH: Vertical dilation.
+        group: Groups of the convolution.
+        deformable_group: Groups of input channels with shifts of their own.
+        im2col_step: Not used.
+    """
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    output.copy_(_forward(input, weight, offset, None, None, geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Fill ``gradInput`` and ``gradOffset``; the other arguments are as in the forward pass."""
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    grad_input, _, grad_offset, _, _ = _backward(
+        gradOutput, input, weight, offset, None, None, geometry
+    )
+    gradInput.copy_(grad_input)
+    gradOffset.copy_(grad_offset)
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """Add ``scale`` times the gradient to ``gradWeight``; the rest is as in the forward pass."""
+    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    # The gradient of the weight does not depend on the weight, which is not handed over.
+    weight = torch.zeros_like(gradWeight)
+    grad_weight = _backward(gradOutput, input, weight, offset, None, None, geometry)[1]
+    gradWeight.add_(grad_weight.to(gradWeight.dtype), alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Convolve at shifted positions with a factor for each sample.
+
+    Args:
+        input: Features ``(B, C_in, H, W)``.
+        weight: Kernel ``(C_out, C_in / group, kernel_h, kernel_w)``.
+        bias: Bias ``(C_out,)``; of any shape without ``with_bias``.
+        ones: Not used.
+        offset: Shifts ``(B, deformable_group * kernel_h * kernel_w * 2, H_out, W_out)``, pairs of
+            y and x.
+        mask: Factors ``(B, deformable_group * kernel_h * kernel_w, H_out, W_out)``.
+        output: Result ``(B, C_out, H_out, W_out)``.
+        columns: Not used.
+        kernel_h: Kernel height, known from ``weight``.
+        kernel_w: Kernel width, known from ``weight``.
+        stride_h: Vertical stride.
+        stride_w: Horizontal stride.
+        pad_h: Vertical zero padding.
+        pad_w: Horizontal zero padding.
+        dilation_h: Vertical dilation.
+        dilation_w: Horizontal dilation.
+        group: Groups of the convolution.
+        deformable_group: Groups of input channels with shifts of their own.
+        with_bias: Whether to add ``bias``.
+    """
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    output.copy_(_forward(input, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Fill the five gradients, that of the bias only ``with_bias``."""
+    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    gradients = _backward(
+        grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
+    )
+    results = [grad_input, grad_weight, grad_offset, grad_mask]
+    if with_bias:
+        results.append(grad_bias)
+    for result, gradient in zip(results, gradients, strict=False):
+        result.copy_(gradient)
+
+
+def _operands(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The tensors of torchvision's operator in one dtype, absent ones filled in."""
+    if mask is None:
+        mask = input.new_zeros(len(input), 1)
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    return widen(input, weight, offset, mask, bias)
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: tuple[int, ...],
+) -> Tensor:
+    operands = _operands(input, weight, offset, mask, bias)
+    return torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None)
+
+
+def _backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: tuple[int, ...],
+) -> tuple[Tensor, ...]:
+    """Gradients of input, weight, offset, mask and bias, in this order."""
+    operands = _operands(input, weight, offset, mask, bias)
+    grad, *operands = widen(grad_output, *operands)
+    return torch.ops.torchvision._deform_conv2d_backward(
+        grad, *operands, *geometry, mask is not None
+    )

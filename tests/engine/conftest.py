@@ -1,0 +1,136 @@
+"""Shared by the tests of the engine: a little data, two tasks on it, and a trap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hiera_mm  # noqa: F401  supplies mmcv's operators
+from hiera_mm.data import ShapesPaths, make_shapes
+from hiera_mm.engine import coco_checks, config, fit, options, processes, train
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TRAINED_ITERS = 1
+WIDTHS = [16, 32, 64, 128]  # of the stages of the backbone
+
+
+@dataclass(frozen=True)
+class Task:
+    """A demo config, made quick, on a few images."""
+
+    config: Path
+    options: dict[str, Any]
+    work_dir: Path
+
+    @property
+    def checkpoint(self) -> str:
+        return str(self.work_dir / f'iter_{TRAINED_ITERS}.pth')
+
+    def changed(self, **changes: Any) -> dict[str, Any]:
+        """The options with others added, `__` standing for the dots."""
+        return {**self.options, **{key.replace('__', '.'): v for key, v in changes.items()}}
+
+
+def make_task(name: str, shapes: ShapesPaths, work_dir: Path, **options: Any) -> Task:
+    quick: dict[str, Any] = {
+        'model.backbone.arch': dict(embed_dim=16, num_heads=1, depths=(1, 1, 1, 1)),
+        'train_cfg.max_iters': TRAINED_ITERS,
+        'train_cfg.val_interval': 100,  # the last iteration is still followed by one
+        'default_hooks.checkpoint.interval': TRAINED_ITERS,
+        'train_dataloader.batch_size': 2,
+    }
+    for split in ('train', 'val', 'test'):
+        quick[f'{split}_dataloader.num_workers'] = 0
+        quick[f'{split}_dataloader.persistent_workers'] = False
+        quick[f'{split}_dataloader.dataset.data_root'] = str(shapes.root)
+    return Task(CONFIGS / 'demo' / name, {**quick, **options}, work_dir)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> ShapesPaths:
+    """A few images, to be read only."""
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=4, num_val=2)
+
+
+@pytest.fixture(scope='session')
+def detector(shapes: ShapesPaths, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    annotations = str(shapes.instances('validation'))
+    return make_task(
+        'mask-rcnn_hiera-demo_fpn_shapes.py',
+        shapes,
+        tmp_path_factory.mktemp('detector'),
+        **{
+            'model.neck.in_channels': WIDTHS,
+            'model.test_cfg.rcnn.max_per_img': 3,
+            'val_evaluator.ann_file': annotations,
+            'test_evaluator.ann_file': annotations,
+        },
+    )
+
+
+@pytest.fixture(scope='session')
+def segmenter(shapes: ShapesPaths, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return make_task(
+        'upernet_hiera-demo_shapes.py',
+        shapes,
+        tmp_path_factory.mktemp('segmenter'),
+        **{
+            'model.decode_head.in_channels': WIDTHS,
+            'model.decode_head.channels': 16,
+            'model.auxiliary_head.in_channels': WIDTHS[2],
+        },
+    )
+
+
+def trained(task: Task) -> Task:
+    train(task.config, work_dir=str(task.work_dir), cfg_options=task.options)
+    return task
+
+
+@pytest.fixture(scope='session')
+def trained_detector(detector: Task) -> Task:
+    return trained(detector)
+
+
+@pytest.fixture(scope='session')
+def trained_segmenter(segmenter: Task) -> Task:
+    return trained(segmenter)
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the engine logs, which mmengine's own logger hides from pytest."""
+    messages: list[str] = []
+    for module in (coco_checks, config, fit, options, processes):
+        monkeypatch.setattr(module, 'print_log', lambda message, **_: messages.append(message))
+    return messages
+
+
+class Payload:
+    """Unpickled carelessly, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.marker), 'w')
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Callable[..., tuple[str, Path]]:
+    """Make a checkpoint whose pickle makes a file; return its path and that of the file."""
+
+    def make(
+        state_dict: dict[str, torch.Tensor] | None = None, zipped: bool = True
+    ) -> tuple[str, Path]:
+        path, marker = tmp_path / 'trap.pth', tmp_path / 'the-pickle-was-run'
+        content = {'state_dict': state_dict or {}, 'meta': Payload(marker)}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        return str(path), marker
+
+    return make

@@ -1,0 +1,132 @@
+import math
+
+import mmcv.ops
+import pytest
+import torch
+
+
+def plain_sigmoid_focal_loss(logits, target, gamma, alpha, weight=None):
+    """The focal loss of one-against-all classification, one class at a time; differentiable."""
+    losses = []
+    for sample, truth in zip(logits, target.tolist(), strict=True):
+        for c, logit in enumerate(sample):
+            right = torch.sigmoid(logit if c == truth else -logit)
+            factor = alpha if c == truth else 1 - alpha
+            if weight is not None and truth < len(weight):
+                factor = factor * weight[truth]
+            losses.append(-factor * (1 - right) ** gamma * right.log())
+    return torch.stack(losses).view_as(logits)
+
+
+def plain_softmax_focal_loss(logits, target, gamma, alpha, weight=None):
+    """The focal loss of classification, one sample at a time; differentiable."""
+    losses = []
+    for sample, truth in zip(logits, target.tolist(), strict=True):
+        right = sample.softmax(0)[truth]
+        factor = alpha * (weight[truth] if weight is not None else 1)
+        losses.append(-factor * (1 - right) ** gamma * right.log() if truth >= 0 else right * 0)
+    return torch.stack(losses)
+
+
+PLAIN = {
+    mmcv.ops.sigmoid_focal_loss: plain_sigmoid_focal_loss,
+    mmcv.ops.softmax_focal_loss: plain_softmax_focal_loss,
+}
+
+
+@pytest.mark.parametrize('gamma', [0.0, 1.5, 2.0])
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('classes', [1, 4])
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+@pytest.mark.parametrize('operator', PLAIN, ids=['sigmoid', 'softmax'])
+def test_losses_follow_their_definition(device, operator, reduction, classes, weighted, gamma):
+    logits = torch.randn(7, classes, dtype=torch.float64)
+    target = torch.randint(classes, (7,))
+    weight = torch.rand(classes, dtype=torch.float64) if weighted else None
+    ours = logits.clone().to(device).requires_grad_()
+    plain = logits.clone().requires_grad_()
+    on_device = weight.to(device) if weighted else None
+    loss = operator(ours, target.to(device), gamma, 0.3, on_device, reduction)
+    expected = PLAIN[operator](plain, target, gamma, 0.3, weight).sum()
+    if reduction == 'mean':
+        expected = expected / 7
+    torch.testing.assert_close(loss.cpu(), expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad.cpu(), plain.grad)
+
+
+def test_sigmoid_loss_of_each_class_counts_background_against_all(device):
+    logits, target = torch.randn(5, 3), torch.tensor([0, 3, 2, 3, 1])  # 3 is background
+    loss = mmcv.ops.sigmoid_focal_loss(
+        logits.to(device), target.to(device), 2.0, 0.25, None, 'none'
+    )
+    expected = plain_sigmoid_focal_loss(logits.double(), target, 2.0, 0.25)
+    torch.testing.assert_close(loss.cpu(), expected.float())
+
+
+@pytest.mark.usefixtures('stand_in_only')
+def test_sigmoid_loss_gives_background_the_weight_one(device):
+    logits, target, weight = torch.randn(5, 3), torch.tensor([0, 3, 2, 3, 1]), torch.rand(3)
+    loss = mmcv.ops.sigmoid_focal_loss(
+        logits.to(device), target.to(device), 2.0, 0.25, weight.to(device), 'none'
+    )
+    expected = plain_sigmoid_focal_loss(logits.double(), target, 2.0, 0.25, weight)
+    torch.testing.assert_close(loss.cpu(), expected.float())
+
+
+@pytest.mark.parametrize('operator', PLAIN, ids=['sigmoid', 'softmax'])
+def test_gradients(device, operator):
+    logits = torch.randn(6, 5, dtype=torch.float64, device=device, requires_grad=True)
+    target = torch.randint(5, (6,), device=device)
+    assert torch.autograd.gradcheck(lambda x: operator(x, target, 1.5, 0.25, None, 'sum'), logits)
+
+
+def test_softmax_loss_leaves_out_negative_targets():
+    logits, target = torch.randn(4, 3, requires_grad=True), torch.tensor([1, -1, 2, -1])
+    loss = mmcv.ops.softmax_focal_loss(logits, target, 2.0, 0.25, None, 'none')
+    assert (loss == 0).tolist() == [False, True, False, True]
+    mmcv.ops.softmax_focal_loss(logits, target, 2.0, 0.25, None, 'sum').backward()
+    assert (logits.grad == 0).all(1).tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize('operator', PLAIN, ids=['sigmoid', 'softmax'])
+def test_losses_of_no_samples(operator):
+    logits = torch.zeros(0, 3, requires_grad=True)
+    loss = operator(logits, torch.zeros(0, dtype=torch.long), 2.0, 0.25, None, 'sum')
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.shape == (0, 3)
+
+
+@pytest.mark.usefixtures('stand_in_only')
+def test_sigmoid_loss_of_a_confident_mistake_is_exact_in_float32():
+    logits = torch.tensor([[40.0], [-40.0]], requires_grad=True)
+    loss = mmcv.ops.sigmoid_focal_loss(logits, torch.tensor([1, 0]), 2.0, 0.25, None, 'none')
+    torch.testing.assert_close(loss, torch.tensor([[0.75 * 40], [0.25 * 40]]))
+    mmcv.ops.sigmoid_focal_loss(logits, torch.tensor([1, 0]), 2.0, 0.25, None, 'sum').backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.75], [-0.25]]))
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+def test_softmax_loss_of_certainty_is_finite(gamma):
+    logits = torch.tensor([[300.0, 0], [0, 300]], requires_grad=True)
+    loss = mmcv.ops.softmax_focal_loss(logits, torch.tensor([0, 0]), gamma, 1.0, None, 'none')
+    assert loss[0] == 0
+    assert loss[1].item() == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
+    mmcv.ops.softmax_focal_loss(logits, torch.tensor([0, 0]), gamma, 1.0).backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures('stand_in_only')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_sigmoid_loss_in_half_precision_is_float32_rounded(device, dtype):
+    logits = torch.randn(50, 4, device=device).to(dtype)
+    target = torch.randint(5, (50,), device=device)
+    half, single = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    loss = mmcv.ops.sigmoid_focal_loss(half, target, 2.0, 0.25, None, 'none')
+    expected = mmcv.ops.sigmoid_focal_loss(single, target, 2.0, 0.25, None, 'none')
+    assert torch.equal(loss, expected.to(dtype))
+    loss.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(half.grad, single.grad.to(dtype))

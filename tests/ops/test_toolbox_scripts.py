@@ -1,0 +1,167 @@
+"""mmdet's and mmseg's own scripts run a config whose only hook is `custom_imports`."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import hiera_mm
+from hiera_mm.ops.__main__ import main
+
+ROOT = Path(hiera_mm.__file__).parents[1]
+
+COMMON = """
+custom_imports = dict(imports=['hiera_mm'])
+arch = dict(embed_dim=8, num_heads=1, depths=(1, 1, 1, 1))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+test_cfg = dict()
+default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
+log_level = 'WARNING'
+"""
+
+# RoIAlign, nms and deformable convolutions, through the registries and by direct import.
+DETECTOR = """
+default_scope = 'mmdet'
+box_head = dict(type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=16, roi_feat_size=7,
+    num_classes=1, bbox_coder=dict(type='DeltaXYWHBBoxCoder'))
+anchors = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=[4, 8, 16, 32])
+sampler = dict(type='RandomSampler', num=16, pos_fraction=0.5)
+assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
+proposals = dict(nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7))
+model = dict(
+    type='FasterRCNN',
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(type='Hiera', arch=arch),
+    neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4,
+              conv_cfg=dict(type='DCNv2')),
+    rpn_head=dict(type='RPNHead', in_channels=16, feat_channels=16, anchor_generator=anchors,
+                  bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
+    roi_head=dict(
+        type='StandardRoIHead',
+        bbox_roi_extractor=dict(type='SingleRoIExtractor', out_channels=16,
+            featmap_strides=[4, 8, 16, 32], roi_layer=dict(type='RoIAlign', output_size=7)),
+        bbox_head=box_head),
+    train_cfg=dict(
+        rpn=dict(assigner=assigner, sampler=sampler, allowed_border=-1, pos_weight=-1),
+        rpn_proposal=proposals, rcnn=dict(assigner=assigner, sampler=sampler, pos_weight=-1)),
+    test_cfg=dict(rpn=proposals,
+                  rcnn=dict(nms=dict(type='nms', iou_threshold=0.5), score_thr=0.0,
+                            max_per_img=10)))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(64, 64)),
+            dict(type='PackDetInputs',
+                 meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+train_dataloader = dict(batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CocoDataset', ann_file='{data}/boxes.json', data_prefix=dict(img='{data}/'),
+                 metainfo=dict(classes=('square',)), pipeline=pipeline))
+test_dataloader = train_dataloader
+test_evaluator = dict(type='CocoMetric', ann_file='{data}/boxes.json', metric='bbox')
+"""
+
+# CrissCrossAttention by direct import, which the toolbox replaces with None where it is missing.
+SEGMENTER = """
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+    backbone=dict(type='Hiera', arch=arch),
+    decode_head=dict(type='CCHead', in_channels=64, in_index=3, channels=8, num_classes=2,
+                     recurrence=1, norm_cfg=dict(type='BN')),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+train_dataloader = dict(batch_size=2, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='BaseSegDataset', img_suffix='.jpg', seg_map_suffix='.png',
+                 data_prefix=dict(img_path='{data}', seg_map_path='{data}'),
+                 metainfo=dict(classes=('ground', 'square'), palette=[[0, 0, 0], [9, 9, 9]]),
+                 pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+                           dict(type='PackSegInputs')]))
+test_dataloader = train_dataloader
+test_evaluator = dict(type='IoUMetric')
+"""
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Two images of a bright square, as a COCO data set and with label maps."""
+    folder = tmp_path_factory.mktemp('data')
+    annotations = []
+    for index in (1, 2):
+        labels = np.zeros((64, 64), np.uint8)
+        labels[8:40, 16:48] = 1
+        cv2.imwrite(str(folder / f'{index}.png'), labels)
+        cv2.imwrite(str(folder / f'{index}.jpg'), cv2.merge([labels * 200] * 3))
+        box = dict(bbox=[16, 8, 32, 32], area=1024, iscrowd=0, category_id=1)
+        annotations.append(box | dict(id=index, image_id=index))
+    images = [dict(id=i, file_name=f'{i}.jpg', width=64, height=64) for i in (1, 2)]
+    coco = dict(images=images, annotations=annotations, categories=[dict(id=1, name='square')])
+    (folder / 'boxes.json').write_text(json.dumps(coco))
+    return folder
+
+
+def run(*command):
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', *map(str, command)],
+        check=False, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': path},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def train(toolbox, config, data, folder):
+    """Train for one iteration with the toolbox's own script; return config and weights."""
+    path = folder / f'{toolbox}.py'
+    path.write_text(COMMON + config.replace('{data}', str(data)))
+    script = Path(find_spec(toolbox).origin).parent / '.mim' / 'tools' / 'train.py'
+    run(script, path, '--work-dir', folder / 'work')
+    state = torch.load(folder / 'work' / 'epoch_1.pth', map_location='cpu', weights_only=False)
+    weights = folder / 'weights.pth'
+    torch.save({'state_dict': state['state_dict']}, weights)
+    return script, path, weights
+
+
+def test_mmdet_trains_and_tests_a_hiera_detector(data, tmp_path):
+    script, config, weights = train('mmdet', DETECTOR, data, tmp_path)
+    state = torch.load(weights)['state_dict']
+    assert state['backbone.patch_embed.proj.weight'].shape == (8, 3, 7, 7)
+    # This script asks for operators before it reads the config, hence the launcher.
+    test = script.with_name('test.py')
+    output = run(
+        '-m', 'hiera_mm.ops', test, config, weights, '--work-dir', tmp_path / 'work',
+        '--cfg-options', 'log_level=INFO',
+    )  # fmt: skip
+    assert 'bbox_mAP' in output
+
+
+def test_mmseg_trains_a_hiera_segmenter(data, tmp_path):
+    _, _, weights = train('mmseg', SEGMENTER, data, tmp_path)
+    state = torch.load(weights)['state_dict']
+    assert 'decode_head.cca.gamma.scale' in state
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'), [((), '^usage: '), (('no/such.py',), r'no/such\.py \(looked for /')]
+)
+def test_the_launcher_says_which_script_it_misses(monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, 'argv', ['launcher', *arguments])
+    with pytest.raises(SystemExit, match=message):
+        main()
+
+
+def test_the_launcher_runs_a_script_as_python_would(monkeypatch, tmp_path, capsys):
+    (tmp_path / 'beside.py').write_text('where = "beside the script"')
+    script = tmp_path / 'script.py'
+    script.write_text('import sys, beside; print(__name__, sys.argv, beside.where)')
+    monkeypatch.setattr(sys, 'argv', ['launcher', str(script), '--flag'])
+    monkeypatch.setattr(sys, 'path', ['', *sys.path])
+    main()
+    assert capsys.readouterr().out == f"__main__ ['{script}', '--flag'] beside the script\n"

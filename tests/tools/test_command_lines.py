@@ -1,0 +1,120 @@
+"""The tools as they are typed. What they do is tested with the engine, in tests/engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def run(home, workplace):
+    """Run a tool in the workplace; return the finished process."""
+
+    def run_tool(name: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
+        starter = [sys.executable] if name.endswith('.py') else ['bash']
+        return subprocess.run(
+            [*starter, str(home / 'tools' / name), *map(str, args)],
+            cwd=workplace,
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join([str(home), os.environ.get('PYTHONPATH', '')]),
+                'PYTHON': sys.executable,
+                'OMP_NUM_THREADS': '1',
+                'CUDA_VISIBLE_DEVICES': '',
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run_tool
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope='session')
+def checkpoint(workplace: Path) -> Path:
+    return workplace / 'work_dirs' / 'quick' / 'iter_1.pth'
+
+
+def test_train_test_and_predict(run, workplace, checkpoint):
+    """Two processes train on the CPU, into the usual folder; then the result is used."""
+    done = run('dist_train.sh', 'quick.py', 2, '--cfg-options', 'randomness.seed=1',
+               PORT=free_port())  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'GPU number: 2' in done.stdout
+    assert checkpoint.is_file()
+
+    done = run('test.py', 'quick.py', checkpoint, '--out', 'maps', '--work-dir', 'tested')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'mIoU: \d', done.stdout)
+    assert len(list((workplace / 'maps').iterdir())) == 2
+
+    images = workplace / 'data' / 'shapes' / 'images' / 'validation'
+    (images / 'broken.jpg').touch()
+    done = run('predict.py', 'quick.py', checkpoint, images, '--out', 'drawn', '--score-thr', 0.5)
+    assert done.returncode == 1, done.stderr
+    assert '2 drawings in drawn' in done.stdout
+    assert re.search(r'Could not be read: .*broken\.jpg', done.stderr)
+    assert len(list((workplace / 'drawn').iterdir())) == 2
+
+
+def test_user_errors_are_short(run, workplace):
+    done = run('train.py', 'quick.py', '--cfg-options', 'train_dataloader.dataset.data_root=none')
+    assert done.returncode == 2
+    assert f'Looked for: {workplace}/none' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_scripts_show_their_usage(run, name):
+    done = run(name)
+    assert done.returncode == 2
+    assert f'{name} ' in done.stderr
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Put a program on the PATH that only prints its arguments, one a line."""
+
+    def make(name: str) -> Path:
+        program = tmp_path / name
+        program.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done\n')
+        program.chmod(0o755)
+        monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+        return program
+
+    return make
+
+
+def test_dist_test(run, fake, home):
+    done = run('dist_test.sh', 'c.py', 'x.pth', 4, '--out', 'a b', PYTHON=str(fake('python-fake')),
+               NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1', PORT='5')  # fmt: skip
+    assert done.stdout.split('\n') == [
+        '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1', '--nproc_per_node=4',
+        '--master_addr=10.0.0.1', '--master_port=5', f'{home}/tools/test.py', 'c.py', 'x.pth',
+        '--launcher', 'pytorch', '--out', 'a b', '',
+    ]  # fmt: skip
+
+
+def test_slurm_train(run, fake, home):
+    fake('srun')
+    done = run('slurm_train.sh', 'gpus', 'name', 'c.py', 'w', '--amp', PYTHON='py', GPUS='16',
+               CPUS_PER_TASK='3', SRUN_ARGS='--quiet --time=5')  # fmt: skip
+    assert done.stdout.split('\n') == [
+        '--partition=gpus', '--job-name=name', '--gres=gpu:8', '--ntasks=16',
+        '--ntasks-per-node=8', '--cpus-per-task=3', '--kill-on-bad-exit=1', '--quiet', '--time=5',
+        'py', '-u', f'{home}/tools/train.py', 'c.py', '--work-dir=w', '--launcher=slurm', '--amp',
+        '',
+    ]  # fmt: skip
