@@ -12,7 +12,7 @@ train_annotations = 'annotations/training/'
 val_images = 'images/validation/'
 val_annotations = 'annotations/validation/'
 
-# Model: the backbone a quarter of Hiera-T's width, heads to match.
+# Model: the backbone at half of Hiera-T's width, heads to match.
 num_classes = len(classes)
 crop_size = (128, 128)
 norm_cfg = dict(type='BN', requires_grad=True)
@@ -53,7 +53,7 @@ dataset = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -79,22 +79,22 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 30 iterations, then falls along a cosine.
-max_iters = 400
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
+max_iters = 700
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=175)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(
-    logger=dict(interval=10),
+    logger=dict(interval=20),
     checkpoint=dict(interval=100),
 )
 log_processor = dict(window_size=20)

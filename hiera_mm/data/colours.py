@@ -8,7 +8,7 @@ import numpy as np
 
 from .outlines import THING_CLASSES
 
-STRAY = 1 / 6  # share of objects of any hue at all, so that only the outline gives the class
+STRAY = 1 / 8  # share of objects of any hue at all, so that only the outline gives the class
 HUE_SPREAD = 0.04  # neighbouring classes are 1 / 6 apart
 
 

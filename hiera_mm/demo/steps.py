@@ -65,6 +65,7 @@ def run_command(
 
     Raises:
         DemoError: If the command fails; the message has the last lines of its log.
+        KeyboardInterrupt: If someone interrupted or ended the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('w', encoding='utf-8') as output:
@@ -79,6 +80,8 @@ def run_command(
             _watch(process, console, progress)
         finally:
             _end(process)
+    if process.returncode in (-signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt  # someone ended the command alone; what it did so far stands
     if process.returncode != 0:
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines()[-TAIL_LINES:]
         raise DemoError(

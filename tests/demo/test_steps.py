@@ -78,6 +78,13 @@ def test_failure_shows_the_end_of_the_log_and_what_to_try(script, tmp_path, cons
     assert '-m hiera_mm.doctor' in message
 
 
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_command_that_was_ended_is_no_failure(script, tmp_path, console, name):
+    file = script(f'import os, signal; os.kill(os.getpid(), signal.{name})')
+    with pytest.raises(KeyboardInterrupt):
+        run_command([file], tmp_path / 'step.log', str, console=console)
+
+
 def test_interrupted_command_is_ended(script, tmp_path, console, monkeypatch):
     monkeypatch.setattr(steps, 'POLL_SECONDS', 0.05)
     pid_file = tmp_path / 'pid'

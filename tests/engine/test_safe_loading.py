@@ -98,6 +98,14 @@ def test_getattr_reaches_statistics_only(tmp_path, safe):
         load_checkpoint(Linear(), str(path))
 
 
+def test_getattr_of_the_forks_own_list_is_gone(tmp_path, safe):
+    if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        pytest.skip('only onedl-mmengine allows it')
+    torch.save({'x': Reach('__init__')}, tmp_path / 'reach.pth')
+    with pytest.raises(pickle.UnpicklingError, match='getattr'):
+        mmengine_checkpoint._safe_torch_load(tmp_path / 'reach.pth')
+
+
 def test_what_training_saves_is_read(tmp_path):
     history = HistoryBuffer([1.0, 3.0], [1, 1])
     saved = {
