@@ -79,8 +79,8 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 30 iterations, then falls along a cosine.
-max_iters = 700
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=175)
+max_iters = 600
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

@@ -8,8 +8,8 @@ import numpy as np
 
 from .outlines import THING_CLASSES
 
-STRAY = 1 / 8  # share of objects of any hue at all, so that only the outline gives the class
-HUE_SPREAD = 0.04  # neighbouring classes are 1 / 6 apart
+STRAY = 1 / 12  # share of objects of any hue at all, so that only the outline gives the class
+HUE_SPREAD = 0.03  # neighbouring classes are 1 / 6 apart
 
 
 def thing_colour(rng: np.random.Generator, name: str) -> np.ndarray:

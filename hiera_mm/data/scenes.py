@@ -15,7 +15,7 @@ SEG_CLASSES: tuple[str, ...] = STUFF_CLASSES + THING_CLASSES
 UNLABELLED = 0  # in a label map; class i of SEG_CLASSES is i + 1
 
 MIN_PIXELS = 20  # an object showing less than this many pixels ...
-MIN_VISIBLE = 0.45  # ... or less than this share of itself is left out of the scene
+MIN_VISIBLE = 0.5  # ... or less than this share of itself is left out of the scene
 MAX_OBJECTS = 5
 MAX_TURN = 0.4  # radians to either side
 TRIES = 5  # for each object wanted, so that full scenes stay near their number

@@ -116,7 +116,8 @@ def weights_only(facts: Facts) -> Problem | None:
         return None
     return Problem(
         f'mmengine {mmengine} alone cannot reload its own checkpoints with torch {torch}.',
-        'Nothing to do: hiera_mm.engine allows the few harmless types that they contain.',
+        "Use hiera_mm's own tools, which read them safely. A script of yours does the same after "
+        'hiera_mm.engine.make_loading_safe().',
         harmless=True,
     )
 
