@@ -23,7 +23,11 @@ model = dict(
         drop_path_rate=0.0,
     ),
     decode_head=dict(
-        in_channels=[48, 96, 192, 384], channels=64, num_classes=num_classes, norm_cfg=norm_cfg
+        in_channels=[48, 96, 192, 384],
+        pool_scales=(2, 4),
+        channels=64,
+        num_classes=num_classes,
+        norm_cfg=norm_cfg,
     ),
     auxiliary_head=dict(in_channels=192, channels=64, num_classes=num_classes, norm_cfg=norm_cfg),
 )
@@ -53,7 +57,7 @@ dataset = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -79,8 +83,8 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 30 iterations, then falls along a cosine.
-max_iters = 600
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
+max_iters = 900
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=450)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -92,10 +96,10 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=max_iters),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+auto_scale_lr = dict(enable=False, base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=100),
+    checkpoint=dict(interval=90),
 )
 log_processor = dict(window_size=20)
 randomness = dict(seed=0)
