@@ -109,8 +109,8 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 40 iterations, then falls along a cosine.
-max_iters = 880
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=440)
+max_iters = 960
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=480)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -125,7 +125,7 @@ param_scheduler = [
 auto_scale_lr = dict(enable=False, base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=110),
+    checkpoint=dict(by_epoch=False, interval=80),
 )
 log_processor = dict(window_size=20, by_epoch=False)
 randomness = dict(seed=0)
