@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-import hiera_mm  # noqa: F401  (registers Hiera)
+import hiera_mm
 from hiera_mm.network import VARIANTS
 
 README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')

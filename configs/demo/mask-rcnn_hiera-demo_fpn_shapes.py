@@ -12,8 +12,8 @@ val_images = 'images/validation/'
 val_annotations = 'annotations/instances_validation.json'
 
 # Model: the backbone at half of Hiera-T's width, heads to match. What differs from a Mask R-CNN for
-# COCO besides sizes is there because the training is short: batch norm in neck and mask head, one box
-# regressor for all classes, and twice the weight on its loss.
+# COCO besides sizes is there because the training is short: batch norm in neck and mask head, one
+# box regressor for all classes, and twice the weight on its loss.
 num_classes = len(classes)
 norm_cfg = dict(type='BN')
 model = dict(

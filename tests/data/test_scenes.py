@@ -7,8 +7,8 @@ import pytest
 from hiera_mm.data import outlines
 from hiera_mm.data import scenes as scenes_module
 from hiera_mm.data.scenes import (
-    MIN_PIXELS,
     MAX_OBJECTS,
+    MIN_PIXELS,
     MIN_VISIBLE,
     SEG_CLASSES,
     STUFF_CLASSES,

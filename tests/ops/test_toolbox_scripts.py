@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import hiera_mm
+from hiera_mm.engine import read_checkpoint
 from hiera_mm.ops.__main__ import main
 
 ROOT = Path(hiera_mm.__file__).parents[1]
@@ -111,7 +112,9 @@ def run(*command):
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     result = subprocess.run(
         [sys.executable, '-W', 'ignore', *map(str, command)],
-        check=False, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': path},
+        check=False, capture_output=True, text=True,
+        # As from a shell: hiera_mm.engine sets the last one for its own process.
+        env=os.environ | {'PYTHONPATH': path, 'TORCH_FORCE_WEIGHTS_ONLY_LOAD': '0'},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -123,7 +126,7 @@ def train(toolbox, config, data, folder):
     path.write_text(COMMON + config.replace('{data}', str(data)))
     script = Path(find_spec(toolbox).origin).parent / '.mim' / 'tools' / 'train.py'
     run(script, path, '--work-dir', folder / 'work')
-    state = torch.load(folder / 'work' / 'epoch_1.pth', map_location='cpu', weights_only=False)
+    state = read_checkpoint(folder / 'work' / 'epoch_1.pth')
     weights = folder / 'weights.pth'
     torch.save({'state_dict': state['state_dict']}, weights)
     return script, path, weights
