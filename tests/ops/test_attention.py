@@ -62,7 +62,6 @@ def test_attention_gradients(device):
             value, shapes, starts, locations, weights, 64
         ),
         inputs,
-        fast_mode=True,
     )
 
 

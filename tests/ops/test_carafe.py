@@ -34,15 +34,14 @@ def test_carafe_follows_its_definition(device, operator, kernel_size, groups, sc
 
 @pytest.mark.parametrize(('kernel_size', 'groups', 'scale'), [(3, 1, 2), (5, 2, 2), (1, 4, 3)])
 def test_carafe_gradients(device, kernel_size, groups, scale):
-    shape = (2, kernel_size**2 * groups, 3 * scale, 5 * scale)
+    shape = (2, kernel_size**2 * groups, scale, 2 * scale)
     inputs = [
-        torch.randn(2, 4, 3, 5, dtype=torch.float64, device=device, requires_grad=True),
+        torch.randn(2, 4, 1, 2, dtype=torch.float64, device=device, requires_grad=True),
         torch.rand(shape, dtype=torch.float64, device=device, requires_grad=True),
     ]
     assert torch.autograd.gradcheck(
         lambda features, masks: mmcv.ops.carafe(features, masks, kernel_size, groups, scale),
         inputs,
-        fast_mode=True,
     )
 
 

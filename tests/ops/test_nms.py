@@ -156,14 +156,12 @@ def test_soft_nms_always_keeps_the_first_box():
 
 
 def test_soft_nms_resolves_ties_like_the_compiled_loop():
-    # Box 1 is dropped first and box 4, the last, takes its place: among the equal scores that
-    # are left, it comes before boxes 2 and 3.
-    boxes = torch.tensor(
-        [[0.0, 0, 2, 2], [0, 0, 2, 2], [4, 4, 6, 6], [8, 8, 9, 9], [20, 20, 25, 25]]
-    )
-    scores = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.5])
+    # Boxes 1 and 2 are dropped first. The last boxes, 5 and 4, take their places, so that among
+    # the equal scores that are left they come before box 3.
+    boxes = torch.tensor([0.0, 0, 0, 10, 20, 30])[:, None] + torch.tensor([0, 0, 2, 2])
+    scores = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.5, 0.5])
     _, kept = mmcv.ops.soft_nms(boxes, scores, method='naive')
-    assert kept.tolist() == [0, 4, 2, 3]
+    assert kept.tolist() == [0, 5, 4, 3]
 
 
 def test_soft_nms_of_boxes_without_area_changes_no_score():

@@ -131,6 +131,19 @@ def test_roi_pool_of_no_regions():
     assert features.grad.abs().sum() == 0
 
 
+@pytest.mark.parametrize('pool_mode', ['avg', 'max'])
+def test_roi_align_that_is_not_aligned_makes_small_regions_one_feature_large(device, pool_mode):
+    settings = ((2, 3), 0.25, 0, pool_mode, False)
+    rois = torch.tensor([[0.0, 8, 8, 8, 8], [1, 20, 12, 21, 30], [0, 9, 9, 5, 5]])
+    compare(
+        mmcv.ops.RoIAlign(*settings),
+        lambda features, rois: plain_roi_align(features, rois, *settings),
+        torch.randn(SHAPE),
+        rois,
+        device,
+    )
+
+
 @pytest.mark.usefixtures('stand_in_only')
 @pytest.mark.parametrize('pool_mode', ['avg', 'max'])
 def test_roi_align_of_a_region_without_extent_is_zero(pool_mode):
@@ -146,7 +159,7 @@ def test_roi_align_of_a_region_without_extent_is_zero(pool_mode):
 
 def test_roi_pool_of_a_region_without_extent_is_zero():
     features = torch.ones(SHAPE, requires_grad=True)
-    result = mmcv.ops.roi_pool(features, torch.tensor([[0.0, 3, 3, 2, 2]]), (2, 2))
+    result = mmcv.ops.roi_pool(features, torch.tensor([[0.0, 3.5, 3.5, 2.5, 2.5]]), (2, 2))
     result.sum().backward()
     assert result.abs().sum() == features.grad.abs().sum() == 0
 
