@@ -1,6 +1,13 @@
 import pytest
 import torch
 
+import hiera_mm.ops
+
+
+def pytest_report_header():
+    # A compiled mmcv out of pip's cache would otherwise be tested without anybody noticing.
+    return f'mmcv operators: {hiera_mm.ops.source()}'
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -8,10 +8,6 @@ import hiera_mm.ops
 hiera_mm.ops.install()
 
 
-def pytest_report_header():
-    return f'mmcv operators under test: {hiera_mm.ops.source()}'
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Skip what a compiled mmcv itself cannot do, so that the same tests also run on one."""
