@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import nn
 
+from . import weights
 from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
 from .network.variants import NUM_STAGES
@@ -22,15 +23,19 @@ class Hiera(HieraTrunk, BaseModule):
     mmpose and the others inherit, so ``dict(type='Hiera', ...)`` is found in all of them.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'base_plus'``, ``'large'``, ``'huge'``, or a
-            dict with the fields ``embed_dim``, ``num_heads`` and ``depths`` (four numbers).
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'base_plus'``, ``'large'`` or ``'huge'``; one
+            of these four after ``'sam2_'``, where SAM 2 has it; another name of
+            :data:`~hiera_mm.network.VARIANTS`; a dict with the fields of
+            :class:`~hiera_mm.network.Variant`; or ``'auto'`` for that of the weights that
+            ``init_cfg`` names.
         out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
             last one are not built.
         out_norm: The norm that follows each output, ``dict(type='LN')`` with an optional ``eps``;
             ``None`` for the bare features. Detection and segmentation heads want normalised
             features: those of a pre-norm transformer grow with depth.
-        pos_embed: Kind of position embedding: ``'absolute'``, learnt for 56x56 tokens and resized
-            bicubically to other maps.
+        pos_embed: Kind of position embedding, ``'absolute'``, ``'absolute_win'`` or
+            ``'window_aligned'``, or a dict of it as ``type`` and its options; ``None`` for the one
+            that ``arch`` was trained with. See :mod:`hiera_mm.network.position`.
         frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position
             embedding), i from 1 to 4 for the stem and the first i stages. The norms of the
             outputs always train: they belong to what comes after the backbone.
@@ -38,8 +43,10 @@ class Hiera(HieraTrunk, BaseModule):
             first one. In [0, 1).
         with_cp: Activation checkpointing: less memory, about a third more time for training.
         in_channels: Channels of the image.
-        init_cfg: How mmengine initialises the weights, e.g. ``dict(type='Pretrained',
-            checkpoint=..., prefix='backbone.')``; ``None`` keeps the release's random start.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` for weights of any family that
+            :mod:`hiera_mm.weights` knows, from a path, a URL or a short name, with ``prefix`` and
+            ``allow_nonfinite`` if need be; any other initialiser of mmengine; ``None`` for the
+            release's random start.
 
     Attributes:
         out_channels: Channels of each output.
@@ -49,6 +56,7 @@ class Hiera(HieraTrunk, BaseModule):
         TypeError: If an argument has a wrong type.
         ValueError: If an argument has an impossible value; an unknown ``arch`` is answered with
             the nearest known one.
+        CheckpointError: If ``arch='auto'`` and the weights cannot be read.
 
     Examples:
         >>> backbone = Hiera(arch='tiny')
@@ -62,7 +70,7 @@ class Hiera(HieraTrunk, BaseModule):
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: Mapping[str, object] | None = {'type': 'LN'},
-        pos_embed: str = 'absolute',
+        pos_embed: str | Mapping[str, object] | None = None,
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
@@ -74,6 +82,14 @@ class Hiera(HieraTrunk, BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {NUM_STAGES} (the stem '
                 f'and that many stages), got {frozen_stages!r}'
             )
+        pretrained = _pretrained(init_cfg)
+        if isinstance(arch, str) and arch == 'auto':
+            if pretrained is None:
+                raise ValueError(
+                    "arch='auto' takes the architecture from weights: name them with "
+                    "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
+                )
+            arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
         super().__init__(
             arch,
             out_indices=out_indices,
@@ -85,9 +101,31 @@ class Hiera(HieraTrunk, BaseModule):
         )
         # mmengine's constructor has run inside HieraTrunk's, which knows nothing of init_cfg.
         self.init_cfg = copy.deepcopy(init_cfg)
+        self._pretrained = pretrained
         self.frozen_stages = frozen_stages
         for part in self._frozen_parts():
             part.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; mmengine calls this before a training.
+
+        Raises:
+            CheckpointError: As :func:`hiera_mm.weights.load`.
+        """
+        if self._pretrained is None or self.is_init:
+            super().init_weights()
+            return
+        weights.load(self, **self._pretrained)
+        self.is_init = True
+
+    def check_pretrained(self) -> None:
+        """Find out whether the weights that ``init_cfg`` names will load, and load nothing.
+
+        Raises:
+            CheckpointError: As :func:`hiera_mm.weights.load`.
+        """
+        if self._pretrained is not None:
+            weights.plan(self, **self._pretrained)
 
     def train(self, mode: bool = True) -> Hiera:
         """Set training mode; frozen parts stay in evaluation mode, without drop path."""
@@ -101,8 +139,31 @@ class Hiera(HieraTrunk, BaseModule):
         if self.frozen_stages < 0:
             return []
         num_blocks = sum(self.variant.depths[: self.frozen_stages])
-        position = [getattr(self, name) for name in self._position_names]
+        position = [getattr(self, name) for name in self.position_names]
         return [self.patch_embed, *position, *self.blocks[:num_blocks]]
+
+
+def _pretrained(init_cfg: object) -> dict[str, object] | None:
+    """Return the arguments of :func:`hiera_mm.weights.load` that ``init_cfg`` gives, if any."""
+    several = isinstance(init_cfg, Sequence) and len(init_cfg) > 1
+    for cfg in init_cfg if isinstance(init_cfg, Sequence) else [init_cfg]:
+        if not isinstance(cfg, Mapping) or cfg.get('type', 'Pretrained') not in (
+            'Pretrained', PretrainedInit,
+        ):  # fmt: skip
+            continue
+        if several:
+            raise ValueError('weights fill the whole backbone: give Pretrained alone in init_cfg')
+        options = {'source': cfg.get('checkpoint'), **cfg}
+        for key in ('type', 'checkpoint', 'map_location'):  # weights are read on the CPU anyway
+            options.pop(key, None)
+        unknown = set(options) - {'source', 'prefix', 'allow_nonfinite'}
+        if unknown or not options['source']:
+            raise ValueError(
+                "init_cfg must be dict(type='Pretrained', checkpoint=...), with prefix and "
+                f'allow_nonfinite if need be, or an initialiser of mmengine; got {cfg}'
+            )
+        return options
+    return None
 
 
 def _out_norm_eps(out_norm: Mapping[str, object] | None) -> float | None:

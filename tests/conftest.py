@@ -1,3 +1,8 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -19,6 +24,31 @@ def seeded():
 def small_arch():
     """A Hiera that builds and runs in milliseconds, with more than one head and block."""
     return dict(embed_dim=16, num_heads=2, depths=(1, 2, 2, 1))
+
+
+class Payload:
+    """Unpickled carelessly, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.marker), 'w')
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Callable[..., tuple[str, Path]]:
+    """Make a checkpoint whose pickle makes a file; return its path and that of the file."""
+
+    def make(
+        state_dict: dict[str, torch.Tensor] | None = None, zipped: bool = True
+    ) -> tuple[str, Path]:
+        path, marker = tmp_path / 'trap.pth', tmp_path / 'the-pickle-was-run'
+        content = {'state_dict': state_dict or {}, 'meta': Payload(marker)}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        return str(path), marker
+
+    return make
 
 
 def pytest_collection_modifyitems(items):

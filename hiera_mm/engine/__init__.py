@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .errors import CheckpointError, ConfigError, DataError, UserError, run_tool
+from ..errors import CheckpointError, ConfigError, DataError, UserError, run_tool
 from .predict import Predictions, predict
 from .runner import test, train
-from .safe_loading import make_loading_safe, read_checkpoint
+from .safe_loading import make_loading_safe
 
 __all__ = [
     'CheckpointError',
@@ -15,7 +15,6 @@ __all__ = [
     'UserError',
     'make_loading_safe',
     'predict',
-    'read_checkpoint',
     'run_tool',
     'test',
     'train',

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from .errors import DataError, listing
+from ..errors import DataError, listing
 
 NUM_SAMPLES = 8
 

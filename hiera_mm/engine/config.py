@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
-from .errors import ConfigError, listing
+from ..errors import ConfigError, listing
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIG_FOLDERS = (Path('configs'), _PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')

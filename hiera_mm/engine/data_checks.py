@@ -11,9 +11,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
+from ..errors import ConfigError, DataError, listing
 from .coco_checks import check_categories, check_coco_images, read_coco
 from .config import as_list
-from .errors import ConfigError, DataError, listing
 from .label_map_checks import check_label_maps
 
 # Parts of a model whose `num_classes` means something else than the classes of the data set.

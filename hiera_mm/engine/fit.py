@@ -17,7 +17,8 @@ from mmengine.model import BaseModule, BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .errors import CheckpointError, listing
+from ..backbone import Hiera
+from ..errors import CheckpointError, listing
 
 # A fine-tuned model shares nearly all of its tensors with the one before; another architecture
 # shares none, or a few by accident.
@@ -187,8 +188,8 @@ def require_start(
 def check_pretrained(model: nn.Module) -> None:
     """Check the weights that ``init_cfg=dict(type='Pretrained', ...)`` names anywhere in a model.
 
-    mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. Modules
-    with their own way of reading weights judge for themselves.
+    mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. `Hiera`
+    judges for itself; other modules with their own way of reading weights are left to it.
 
     Args:
         model: The model, not yet initialised.
@@ -197,6 +198,9 @@ def check_pretrained(model: nn.Module) -> None:
         CheckpointError: If a file cannot be read, or fits next to nothing of its module.
     """
     for name, module in model.named_modules():
+        if isinstance(module, Hiera):
+            module.check_pretrained()
+            continue
         init_cfg = getattr(module, 'init_cfg', None)
         if not isinstance(init_cfg, Mapping) or init_cfg.get('type') != 'Pretrained':
             continue

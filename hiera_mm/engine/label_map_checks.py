@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import DataError, listing
+from ..errors import DataError, listing
 
 NUM_SAMPLES = 8
 

@@ -10,8 +10,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
+from ..errors import ConfigError
 from .config import as_list
-from .errors import ConfigError
 
 
 def use_amp(cfg: Config) -> None:

@@ -18,11 +18,12 @@ from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.utils import track_iter_progress
 from torch import nn
 
+from ..errors import ConfigError, DataError
+from ..weights.files import read_checkpoint
 from .config import load_config
-from .errors import ConfigError, DataError
 from .fit import require_complete, state_dict_of
 from .paths import make_folder
-from .safe_loading import make_loading_safe, read_checkpoint
+from .safe_loading import make_loading_safe
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 TOOLBOXES = ('mmdet', 'mmseg')

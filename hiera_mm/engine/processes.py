@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from ..errors import ConfigError
 from .config import walk
-from .errors import ConfigError
 
 _SYNC_NORMS = {'SyncBN': 'BN', 'MMSyncBN': 'BN'}
 

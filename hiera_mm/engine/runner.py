@@ -12,10 +12,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import METRICS, RUNNERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
 
+from ..errors import CheckpointError, ConfigError
 from . import options
 from .config import load_config
 from .data_checks import check_data, check_heads
-from .errors import CheckpointError, ConfigError
 from .fit import check_pretrained, require_complete, require_start, state_dict_of
 from .paths import make_folder
 from .processes import prepare_processes

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layout import pool_queries
+from .layout import join_windows, mean_pool, pool_queries, split_windows
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -19,11 +19,11 @@ class Attention(nn.Module):
         dim: Channels that come in.
         dim_out: Channels that go out.
         num_heads: Number of heads; divides ``dim_out``.
-        window: Whether a token attends to its own window only.
+        window: Side of the attention windows in mask units; 0 for global attention.
         pool: Whether queries are max-pooled 2x2, which quarters the tokens of each window.
     """
 
-    def __init__(self, dim: int, dim_out: int, num_heads: int, window: bool, pool: bool) -> None:
+    def __init__(self, dim: int, dim_out: int, num_heads: int, window: int, pool: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window = window
@@ -31,11 +31,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
         """Attend.
 
         Args:
-            x: Tokens in window-major order, ``(B, windows, tokens, dim)``.
+            x: Tokens in window-major order, ``(B, windows, tokens, dim)``, a mask unit to a window.
+            window_grid: Rows and columns of mask units.
 
         Returns:
             ``(B, windows, tokens, dim_out)``, or a quarter of the tokens with query pooling.
@@ -43,13 +44,38 @@ class Attention(nn.Module):
         batch, windows = x.shape[:2]
         # Windows become part of the batch, or one long sequence. Four dimensions are what the
         # fused kernels of scaled_dot_product_attention take.
-        x = x.flatten(0, 1) if self.window else x.flatten(1, 2)
+        if self.window == 0:
+            x = x.flatten(1, 2)
+        elif self.window == 1:
+            x = x.flatten(0, 1)
+        else:
+            x = join_windows(x, window_grid, self.window)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.pool:
             q = pool_queries(q)
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if self.window > 1:
+            x = split_windows(x, window_grid, self.window)
         return self.proj(x).reshape(batch, windows, -1, self.proj.out_features)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor for each channel (arXiv 2103.17239, section 2).
+
+    Args:
+        dim: Channels.
+    """
+
+    INITIAL = 1e-5
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), self.INITIAL))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale ``(..., dim)``."""
+        return x * self.gamma
 
 
 class Mlp(nn.Module):
@@ -95,9 +121,12 @@ class Block(nn.Module):
         dim: Channels that come in.
         dim_out: Channels that go out.
         num_heads: Number of attention heads.
-        window: Whether attention stays inside the windows.
+        window: Side of the attention windows in mask units; 0 for global attention.
         pool: Whether the block halves the resolution by query pooling.
         drop_path: Probability of dropping each residual branch while training.
+        layer_scale: Whether both branches end in a :class:`LayerScale`.
+        shortcut: What takes the place of the identity where channels change; see
+            :class:`~hiera_mm.network.Variant`.
     """
 
     def __init__(
@@ -105,20 +134,25 @@ class Block(nn.Module):
         dim: int,
         dim_out: int,
         num_heads: int,
-        window: bool,
+        window: int,
         pool: bool,
         drop_path: float = 0.0,
+        layer_scale: bool = False,
+        shortcut: str = 'proj',
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, dim_out, num_heads, window, pool)
-        # Where channels change there is no identity to add to; the shortcut is projected.
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.changes_dim = dim != dim_out
+        # Where channels change there is no identity to add to.
+        self.proj = nn.Linear(dim, dim_out) if self.changes_dim and shortcut == 'proj' else None
+        self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
         self.mlp = Mlp(dim_out, MLP_RATIO * dim_out)
+        self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
         """Transform tokens ``(B, windows, tokens, dim)`` as :class:`Attention` does."""
         normed = self.norm1(x)
         if self.proj is not None:
@@ -126,5 +160,7 @@ class Block(nn.Module):
             x = self.proj(normed)
             if self.attn.pool:
                 x = pool_queries(x)
-        x = x + self.drop_path(self.attn(normed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        elif self.changes_dim:
+            x = torch.cat([pool_queries(x), mean_pool(x)], dim=-1)
+        x = x + self.drop_path(self.ls1(self.attn(normed, window_grid)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

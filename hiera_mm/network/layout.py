@@ -14,6 +14,7 @@ size for each stage.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 MASK_UNIT = 8
 """Side of a window in tokens of the first stage."""
@@ -72,3 +73,51 @@ def pool_queries(x: torch.Tensor) -> torch.Tensor:
         The pooled tokens, of shape ``(..., tokens / 4, C)``.
     """
     return x.unflatten(-2, (-1, 4)).amax(dim=-2)
+
+
+def mean_pool(x: torch.Tensor) -> torch.Tensor:
+    """Average every 2x2 patch of tokens; shapes as in :func:`pool_queries`."""
+    return x.unflatten(-2, (-1, 4)).mean(dim=-2)
+
+
+def join_windows(x: torch.Tensor, window_grid: tuple[int, int], side: int) -> torch.Tensor:
+    """Join squares of ``side`` x ``side`` windows into larger ones.
+
+    Where ``side`` does not divide the grid, windows of zeros complete the last row and column, as
+    SAM 2 pads the map before it attends.
+
+    Args:
+        x: Tokens of shape ``(B, windows, tokens, C)``.
+        window_grid: Rows and columns of windows.
+        side: Rows and columns of windows to join.
+
+    Returns:
+        The larger windows, of shape ``(B * larger windows, side * side * tokens, C)``. Inside one
+        of them the tokens of each original window stay together.
+    """
+    batch, _, tokens, channels = x.shape
+    rows, columns = window_grid
+    # Nothing happens inside a window, so each one is moved as a single piece of memory.
+    x = x.reshape(batch, rows, columns, tokens * channels)
+    x = F.pad(x, (0, 0, 0, -columns % side, 0, -rows % side))
+    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+    return x.reshape(-1, side * side * tokens, channels)
+
+
+def split_windows(x: torch.Tensor, window_grid: tuple[int, int], side: int) -> torch.Tensor:
+    """Undo :func:`join_windows`, whatever became of the number of tokens and channels.
+
+    Args:
+        x: Joined windows of shape ``(B * larger windows, side * side * tokens, C)``.
+        window_grid: Rows and columns of windows that were joined.
+        side: Rows and columns that were joined.
+
+    Returns:
+        Tokens of shape ``(B, windows, tokens, C)``, those of completing windows left out.
+    """
+    rows, columns = window_grid
+    channels = x.shape[-1]
+    window = x.shape[1] // side**2 * channels
+    x = x.reshape(-1, -(-rows // side), -(-columns // side), side, side, window)
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return x[:, :rows, :columns].reshape(x.shape[0], rows * columns, -1, channels)

@@ -10,16 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import NORM_EPS, Block
+from .block import NORM_EPS, Block, LayerScale
 from .layout import MASK_UNIT, to_image, to_windows
-from .position import EvaluationCache, make_position_embedding
+from .position import EvaluationCache, PositionEmbedding, make_position_embedding
 from .variants import NUM_STAGES, Variant, resolve_variant
 
 PATCH_STRIDE = 4
 STRIDES = tuple(PATCH_STRIDE * 2**stage for stage in range(NUM_STAGES))
 WINDOW_PIXELS = PATCH_STRIDE * MASK_UNIT
-WINDOWED_STAGES = (True, True, False, False)
-"""Which stages attend inside windows only; the others attend globally."""
 
 
 class PatchEmbed(nn.Module):
@@ -40,12 +38,13 @@ class HieraTrunk(nn.Module):
     Parameter names are those of the release (``facebookresearch/hiera``).
 
     Args:
-        arch: The name of a published size (see :data:`~hiera_mm.network.VARIANTS`), or a dict
-            with the fields ``embed_dim``, ``num_heads`` and ``depths``.
+        arch: The name of a published Hiera (see :data:`~hiera_mm.network.VARIANTS`), or a dict
+            with the fields of :class:`~hiera_mm.network.Variant`.
         out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
             last one are not built: parameters without a gradient would stop DDP.
         out_norm_eps: Epsilon of the LayerNorm that follows each output; ``None`` for no norm.
-        pos_embed: Kind of position embedding; ``'absolute'``.
+        pos_embed: Kind of position embedding (see :data:`~hiera_mm.network.position.KINDS`), or
+            a dict of its name as ``type`` and its options; ``None`` for the variant's own.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0 at the
             first one. In [0, 1).
         with_cp: Activation checkpointing: while training, the activations inside a block are
@@ -68,7 +67,7 @@ class HieraTrunk(nn.Module):
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm_eps: float | None = NORM_EPS,
-        pos_embed: str = 'absolute',
+        pos_embed: str | Mapping[str, object] | PositionEmbedding | None = None,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         in_channels: int = 3,
@@ -88,10 +87,12 @@ class HieraTrunk(nn.Module):
         self.strides = [STRIDES[stage] for stage in self.out_indices]
 
         self.patch_embed = PatchEmbed(in_channels, dims[0])
-        self._position = make_position_embedding(pos_embed)
-        self._position_names = tuple(self._position.shapes(dims[0]))
+        self.position = (
+            self.variant.pos_embed if pos_embed is None else make_position_embedding(pos_embed)
+        )
+        self.position_names = tuple(self.position.shapes(dims[0]))
         self._position_cache = EvaluationCache()
-        for name, shape in self._position.shapes(dims[0]).items():
+        for name, shape in self.position.shapes(dims[0]).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
 
         drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
@@ -102,14 +103,18 @@ class HieraTrunk(nn.Module):
                 # The first block of a later stage is where its channels begin and queries are
                 # pooled. It still attends as the stage before it does, on that stage's tokens.
                 entry = index == 0 and stage > 0
+                home = stage - 1 if entry else stage
+                units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
                 self.blocks.append(
                     Block(
-                        dim=dims[stage - 1] if entry else dims[stage],
+                        dim=dims[home],
                         dim_out=dims[stage],
                         num_heads=self.variant.num_heads * 2**stage,
-                        window=WINDOWED_STAGES[stage - 1] if entry else WINDOWED_STAGES[stage],
+                        window=0 if len(self.blocks) in self.variant.global_blocks else units,
                         pool=entry,
                         drop_path=drop_path[len(self.blocks)],
+                        layer_scale=self.variant.layer_scale,
+                        shortcut=self.variant.shortcut,
                     )
                 )
             self.stage_ends.append(len(self.blocks) - 1)
@@ -124,7 +129,7 @@ class HieraTrunk(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new weights as the release does: normal with deviation 0.02, biases 0.02."""
-        for name in self._position_names:
+        for name in self.position_names:
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
         for module in self.blocks.modules():
@@ -134,6 +139,8 @@ class HieraTrunk(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.constant_(module.bias, 0.02)
+            elif isinstance(module, LayerScale):
+                nn.init.constant_(module.gamma, LayerScale.INITIAL)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute the features of a batch of images.
@@ -166,9 +173,9 @@ class HieraTrunk(nn.Module):
         features = []
         for index, block in enumerate(self.blocks):
             if self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, window_grid, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, window_grid)
             if index not in self.stage_ends:
                 continue
             stage = self.stage_ends.index(index)
@@ -184,11 +191,11 @@ class HieraTrunk(nn.Module):
     def _position_tokens(self, window_grid: tuple[int, int]) -> torch.Tensor:
         """Return the position embedding in window-major order, ``(1, windows, 64, dim)``."""
         grid = (window_grid[0] * MASK_UNIT, window_grid[1] * MASK_UNIT)
-        parameters = {name: getattr(self, name) for name in self._position_names}
+        parameters = {name: getattr(self, name) for name in self.position_names}
         sources = tuple(parameters.values())
 
         def make() -> torch.Tensor:
-            return to_windows(self._position.resize(parameters, grid))
+            return to_windows(self.position.resize(parameters, grid))
 
         # Elsewhere than on a CPU the comparison that keeps the cache true would make the program
         # wait for the device, which costs more than resizing there.

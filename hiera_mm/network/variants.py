@@ -1,12 +1,31 @@
-"""The published sizes of Hiera (arXiv 2306.00989, Table 2), as data."""
+"""The published Hieras, as data.
+
+The six sizes of the release (arXiv 2306.00989, Table 2), SAM 2's image encoders (arXiv 2408.00714,
+Table 12), and the Hieras that timm trained with absolute win embeddings.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
+
+from .layout import MASK_UNIT
+from .names import did_you_mean
+from .position import Absolute, AbsoluteWin, PositionEmbedding, make_position_embedding
 
 NUM_STAGES = 4
+
+
+def _integers(name: str, value: object, length: int | None = None) -> tuple[int, ...]:
+    """Return ``value`` as a tuple, if it is a sequence of ``length`` whole numbers."""
+    what = f'{length} integers, one for each stage' if length else 'integers'
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f'{name} must be a sequence of {what}; got {value!r}')
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        raise TypeError(f'{name} must be a sequence of {what}; got {value!r}')
+    if length and len(value) != length:
+        raise ValueError(f'{name} must be a sequence of {what}; got {value!r}')
+    return tuple(value)
 
 
 @dataclass(frozen=True)
@@ -19,23 +38,37 @@ class Variant:
         embed_dim: Channels of the first stage.
         num_heads: Attention heads of the first stage.
         depths: Number of blocks of each of the four stages.
+        window_sizes: Side of the attention windows of each stage, in tokens of that stage; 0 for
+            global attention. Windows are made of whole mask units, which measure 8, 4, 2 and 1
+            tokens. The first block of a later stage still uses the windows of the stage before
+            it: its queries are pooled inside them.
+        global_blocks: Blocks, counted from 0 over all stages, that attend globally although
+            their stage has windows.
+        pos_embed: The position embedding it is trained with.
+        layer_scale: Whether both branches of a block end in a learnt factor for each channel.
+        shortcut: What the first block of a later stage adds its attention to: ``'proj'`` for a
+            projection of its normalised tokens, max-pooled; ``'pool'`` for the tokens themselves,
+            max-pooled and mean-pooled side by side.
 
     Raises:
-        TypeError: If a field is not a whole number (or, for ``depths``, a sequence of them).
-        ValueError: If a field is not positive, ``depths`` has not four entries, or ``embed_dim``
-            cannot be split into ``num_heads`` heads.
+        TypeError: If a field has a wrong type.
+        ValueError: If a field has an impossible value.
     """
 
     embed_dim: int
     num_heads: int
     depths: tuple[int, ...]
+    window_sizes: tuple[int, ...] = (8, 4, 0, 0)
+    global_blocks: tuple[int, ...] = ()
+    pos_embed: PositionEmbedding = field(default_factory=Absolute)
+    layer_scale: bool = False
+    shortcut: str = 'proj'
 
     def __post_init__(self) -> None:
-        if isinstance(self.depths, str) or not isinstance(self.depths, Sequence):
-            raise TypeError(
-                f'depths must be a sequence of {NUM_STAGES} integers, got {self.depths!r}'
-            )
-        object.__setattr__(self, 'depths', tuple(self.depths))
+        for name, length in (('depths', NUM_STAGES), ('window_sizes', NUM_STAGES)):
+            object.__setattr__(self, name, _integers(name, getattr(self, name), length))
+        object.__setattr__(self, 'global_blocks', _integers('global_blocks', self.global_blocks))
+        object.__setattr__(self, 'pos_embed', make_position_embedding(self.pos_embed))
         for name, value in (
             ('embed_dim', self.embed_dim),
             ('num_heads', self.num_heads),
@@ -45,14 +78,29 @@ class Variant:
                 raise TypeError(f'{name} must be an integer, got {value!r}')
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
-        if len(self.depths) != NUM_STAGES:
-            raise ValueError(
-                f'depths must name the blocks of {NUM_STAGES} stages, got {self.depths}'
-            )
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f'embed_dim ({self.embed_dim}) must be a multiple of num_heads ({self.num_heads})'
             )
+        for stage, size in enumerate(self.window_sizes):
+            unit = MASK_UNIT >> stage
+            if size < 0 or size % unit:
+                raise ValueError(
+                    f'the windows of stage {stage} must measure 0 (global attention) or a multiple '
+                    f'of {unit} tokens, the side of a mask unit there; got {size} in window_sizes '
+                    f'{self.window_sizes}'
+                )
+        blocks = sum(self.depths)
+        for index in self.global_blocks:
+            if not 0 <= index < blocks:
+                raise ValueError(
+                    f'global_blocks names block {index}; with depths {self.depths} the blocks are '
+                    f'0 to {blocks - 1}'
+                )
+        if self.shortcut not in ('proj', 'pool'):
+            raise ValueError(f"shortcut must be 'proj' or 'pool', got {self.shortcut!r}")
+        if not isinstance(self.layer_scale, bool):
+            raise TypeError(f'layer_scale must be True or False, got {self.layer_scale!r}')
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -67,6 +115,62 @@ VARIANTS: dict[str, Variant] = {
     'base_plus': Variant(embed_dim=112, num_heads=2, depths=(2, 3, 16, 3)),
     'large': Variant(embed_dim=144, num_heads=2, depths=(2, 6, 36, 4)),
     'huge': Variant(embed_dim=256, num_heads=4, depths=(2, 6, 36, 4)),
+    'sam2_tiny': Variant(
+        embed_dim=96,
+        num_heads=1,
+        depths=(1, 2, 7, 2),
+        window_sizes=(8, 4, 14, 7),
+        global_blocks=(5, 7, 9),
+        pos_embed=AbsoluteWin((7, 7)),
+    ),
+    'sam2_small': Variant(
+        embed_dim=96,
+        num_heads=1,
+        depths=(1, 2, 11, 2),
+        window_sizes=(8, 4, 14, 7),
+        global_blocks=(7, 10, 13),
+        pos_embed=AbsoluteWin((7, 7)),
+    ),
+    'sam2_base_plus': Variant(
+        embed_dim=112,
+        num_heads=2,
+        depths=(2, 3, 16, 3),
+        window_sizes=(8, 4, 14, 7),
+        global_blocks=(12, 16, 20),
+        pos_embed=AbsoluteWin((14, 14)),
+    ),
+    'sam2_large': Variant(
+        embed_dim=144,
+        num_heads=2,
+        depths=(2, 6, 36, 4),
+        window_sizes=(8, 4, 16, 8),
+        global_blocks=(23, 33, 43),
+        pos_embed=AbsoluteWin((7, 7)),
+    ),
+    'hieradet_small': Variant(
+        embed_dim=96,
+        num_heads=1,
+        depths=(1, 2, 11, 2),
+        window_sizes=(8, 4, 16, 8),
+        global_blocks=(7, 10, 13),
+        pos_embed=AbsoluteWin((7, 7)),
+        layer_scale=True,
+    ),
+    'small_abswin': Variant(
+        embed_dim=96,
+        num_heads=1,
+        depths=(1, 2, 11, 2),
+        pos_embed=AbsoluteWin((16, 16), antialias=True),
+        layer_scale=True,
+        shortcut='pool',
+    ),
+    'base_abswin': Variant(
+        embed_dim=96,
+        num_heads=1,
+        depths=(2, 3, 16, 3),
+        pos_embed=AbsoluteWin((14, 14), antialias=True),
+        layer_scale=True,
+    ),
 }
 
 
@@ -74,8 +178,8 @@ def resolve_variant(arch: str | Mapping[str, object] | Variant) -> Variant:
     """Find the variant a user asked for.
 
     Args:
-        arch: The name of a published size, or the fields of :class:`Variant` for one of
-            the user's own.
+        arch: The name of a published Hiera, or the fields of :class:`Variant` for one of the
+            user's own; those with a default may be left out.
 
     Returns:
         The variant.
@@ -90,7 +194,7 @@ def resolve_variant(arch: str | Mapping[str, object] | Variant) -> Variant:
         if arch not in VARIANTS:
             raise ValueError(
                 f'there is no Hiera called {arch!r}{did_you_mean(arch, VARIANTS)}; '
-                f'known sizes: {", ".join(VARIANTS)}'
+                f'known ones: {", ".join(VARIANTS)}'
             )
         return VARIANTS[arch]
     if not isinstance(arch, Mapping):
@@ -98,20 +202,18 @@ def resolve_variant(arch: str | Mapping[str, object] | Variant) -> Variant:
             f'arch must be a name ({", ".join(VARIANTS)}) or a dict of embed_dim, num_heads '
             f'and depths, got {type(arch).__name__}'
         )
-    names = [field.name for field in fields(Variant)]
+    names = [f.name for f in fields(Variant)]
     for key in arch:
         if key not in names:
             raise ValueError(
                 f'unknown field {key!r} in arch{did_you_mean(str(key), names)}; '
                 f'the fields are {", ".join(names)}'
             )
-    missing = [name for name in names if name not in arch]
+    missing = [
+        f.name
+        for f in fields(Variant)
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in arch
+    ]
     if missing:
         raise ValueError(f'arch lacks {", ".join(missing)}; the fields are {", ".join(names)}')
     return Variant(**arch)  # type: ignore[arg-type]  # checked by Variant itself
-
-
-def did_you_mean(word: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """Return ``'; did you mean X?'`` for the known name nearest to ``word``, else ``''``."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
-    return f'; did you mean {near[0]!r}?' if near else ''

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from hiera_mm.data import ShapesPaths, make_shapes
@@ -109,28 +107,3 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in (coco_checks, config, fit, options, processes):
         monkeypatch.setattr(module, 'print_log', lambda message, **_: messages.append(message))
     return messages
-
-
-class Payload:
-    """Unpickled carelessly, it makes a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.marker), 'w')
-
-
-@pytest.fixture
-def trap(tmp_path: Path) -> Callable[..., tuple[str, Path]]:
-    """Make a checkpoint whose pickle makes a file; return its path and that of the file."""
-
-    def make(
-        state_dict: dict[str, torch.Tensor] | None = None, zipped: bool = True
-    ) -> tuple[str, Path]:
-        path, marker = tmp_path / 'trap.pth', tmp_path / 'the-pickle-was-run'
-        content = {'state_dict': state_dict or {}, 'meta': Payload(marker)}
-        torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        return str(path), marker
-
-    return make

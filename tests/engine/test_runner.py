@@ -8,9 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from hiera_mm.engine import CheckpointError, ConfigError, DataError, read_checkpoint, train
+from hiera_mm.engine import CheckpointError, ConfigError, DataError, train
 from hiera_mm.engine import test as evaluate
 from hiera_mm.engine.runner import TEST_NEEDS, TRAIN_NEEDS
+from hiera_mm.weights.files import read_checkpoint
 
 TASKS = ['trained_detector', 'trained_segmenter']
 

@@ -17,13 +17,13 @@ def trunk(small_arch):
 def counting_resize(trunk, monkeypatch):
     """Count how often the position embedding of ``trunk`` is really computed."""
     calls = []
-    resize = trunk._position.resize
+    resize = trunk.position.resize
 
     def counted(parameters, grid):
         calls.append(grid)
         return resize(parameters, grid)
 
-    monkeypatch.setattr(trunk._position, 'resize', counted)
+    monkeypatch.setattr(type(trunk.position), 'resize', lambda _, *args: counted(*args))
     return calls
 
 

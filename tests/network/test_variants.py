@@ -3,7 +3,7 @@ import torch
 
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant, resolve_variant
 
-# Parameters without head and final norm; DESIGN figures taken from the release's models.
+# Parameters without head and final norm, counted in the models of the release, SAM 2 and timm.
 PARAMETERS = {
     'tiny': 27_139_680,
     'small': 34_237_536,
@@ -11,6 +11,13 @@ PARAMETERS = {
     'base_plus': 68_997_824,
     'large': 212_584_608,
     'huge': 670_726_656,
+    'sam2_tiny': 26_849_472,
+    'sam2_small': 33_947_328,
+    'sam2_base_plus': 68_675_712,
+    'sam2_large': 212_149_296,
+    'hieradet_small': 33_959_808,
+    'small_abswin': 33_591_264,
+    'base_abswin': 50_496_768,
 }
 
 
@@ -38,7 +45,7 @@ def test_a_dict_means_the_same_as_a_name():
         ('tinny', "did you mean 'tiny'"),
         ('Base+', "did you mean 'base'"),
         ('base-plus', "did you mean 'base_plus'"),
-        ('resnet50', 'known sizes: tiny, small'),
+        ('resnet50', 'known ones: tiny, small'),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(wrong, hint):
@@ -51,7 +58,16 @@ def test_an_unknown_name_is_answered_with_the_nearest(wrong, hint):
     ('change', 'error', 'message'),
     [
         (dict(embed_dims=96), ValueError, "unknown field 'embed_dims'.*'embed_dim'"),
-        (dict(depths=(1, 1, 1)), ValueError, '4 stages'),
+        (dict(depths=(1, 1, 1)), ValueError, '4 integers, one for each stage'),
+        (dict(depths=(1, 1, 2.5, 1)), TypeError, 'sequence of 4 integers'),
+        (dict(window_sizes=(8, 4, 0)), ValueError, 'window_sizes must be a sequence of 4'),
+        (dict(window_sizes=(8, 6, 0, 0)), ValueError, 'stage 1 .* multiple of 4 .* got 6'),
+        (dict(window_sizes=(8, 4, -2, 0)), ValueError, 'got -2'),
+        (dict(global_blocks=(12,)), ValueError, 'block 12; .* the blocks are 0 to 11'),
+        (dict(global_blocks=5), TypeError, 'global_blocks must be a sequence of integers'),
+        (dict(layer_scale=1e-5), TypeError, 'layer_scale must be True or False'),
+        (dict(shortcut='conv'), ValueError, "'proj' or 'pool'"),
+        (dict(pos_embed='absolut'), ValueError, "did you mean 'absolute'"),
         (dict(depths=(1, 1, 0, 1)), ValueError, 'at least 1'),
         (dict(depths='1111'), TypeError, 'sequence of 4'),
         (dict(embed_dim=96.0), TypeError, 'embed_dim must be an integer'),

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import hiera_mm
-from hiera_mm.engine import read_checkpoint
 from hiera_mm.ops.__main__ import main
+from hiera_mm.weights.files import read_checkpoint
 
 ROOT = Path(hiera_mm.__file__).parents[1]
 

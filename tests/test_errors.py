@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hiera_mm.engine import CheckpointError, run_tool
-from hiera_mm.engine.errors import listing
+from hiera_mm.errors import listing
 
 
 def test_listing():

@@ -1,0 +1,93 @@
+"""Same weights in, same features out? Measured in float64, through a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import weights
+from ..backbone import Hiera
+from .registry import BIG, PEERS, Peer
+
+LIMIT = 1e-9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far ours is from a peer.
+
+    Attributes:
+        peer: The peer's name.
+        arch: The architecture.
+        size: Height and width of the image.
+        differences: Largest absolute difference of each stage's features.
+        magnitude: Standard deviation of the peer's features of the last stage.
+    """
+
+    peer: str
+    arch: str
+    size: tuple[int, int]
+    differences: tuple[float, ...]
+    magnitude: float
+
+
+def compare(
+    peer: Peer, arch: str, sizes: Iterable[tuple[int, int]] | None = None
+) -> Iterator[Comparison]:
+    """Give a peer random weights, save them as it does, load the file here, and compare features.
+
+    Args:
+        peer: The peer.
+        arch: The architecture.
+        sizes: Image sizes; the peer's own by default.
+
+    Yields:
+        One comparison for each size.
+    """
+    torch.manual_seed(0)
+    model = peer.make(arch)
+    out_norm = None if peer.out_norm_eps is None else dict(type='LN', eps=peer.out_norm_eps)
+    ours = Hiera(arch, out_norm=out_norm).double().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        ready = weights.plan(ours, peer.save(model, Path(folder)))
+    ours.load_state_dict(ready.tensors, strict=False)
+    for size in sizes or peer.sizes:
+        images = torch.randn(1, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            theirs = peer.features(model, images)
+            pairs = list(zip(ours(images), theirs, strict=True))
+        differences = tuple((a - b).abs().max().item() for a, b in pairs)
+        yield Comparison(peer.name, arch, size, differences, pairs[-1][1].std().item())
+
+
+def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple[str, bool]:
+    """Compare with all installed peers.
+
+    Args:
+        archs: Architectures; all but the big ones by default.
+        progress: Called with a line for each comparison, as it is made.
+
+    Returns:
+        A Markdown table, and whether every difference is within :data:`LIMIT`.
+    """
+    rows = []
+    within = True
+    for peer in PEERS.values():
+        if not peer.installed:
+            progress(f'{peer.name}: {peer.package} is not installed')
+            continue
+        for arch in peer.archs:
+            if arch not in archs if archs else arch in BIG:
+                continue
+            for done in compare(peer, arch):
+                largest = max(done.differences)
+                within = within and largest <= LIMIT
+                size = f'{done.size[0]}x{done.size[1]}'
+                rows.append(f'| `{peer.name}` | {arch} | {size} | {largest:.1e} |')
+                progress(f'{peer.name} {arch} {size}: {largest:.1e}')
+    head = ['| model | arch | image | largest difference |', '| --- | --- | --- | --- |']
+    return '\n'.join(head + rows), within

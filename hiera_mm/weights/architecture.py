@@ -1,0 +1,149 @@
+"""Which Hiera do weights belong to?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ..errors import CheckpointError
+from ..network import VARIANTS, HieraTrunk, Variant
+from ..network.position import Absolute, AbsoluteWin, PositionEmbedding, kind_of
+from .reading import Weights
+
+
+def position_of(weights: Weights, path: object) -> PositionEmbedding:
+    """Return the position embedding that a file's parameters belong to.
+
+    Raises:
+        CheckpointError: If there is none, or it has an unknown form.
+    """
+    learnt = weights.tensors.get('pos_embed')
+    window = weights.tensors.get('pos_embed_window')
+    if learnt is not None and learnt.ndim == 4 and window is not None:
+        # Nothing in the file tells how the global part is resized, but only timm's abswin models
+        # do it their way.
+        return AbsoluteWin(tuple(learnt.shape[2:]), antialias=weights.family.name == 'timm')
+    if learnt is not None and learnt.ndim == 3 and window is None:
+        side = math.isqrt(learnt.shape[1])
+        if side**2 == learnt.shape[1]:
+            return Absolute((side, side))
+    shapes = {name: tuple(t.shape) for name, t in weights.tensors.items() if 'pos_embed' in name}
+    raise CheckpointError(
+        f'{path} has no position embedding that hiera_mm knows: expected (1, tokens, channels) '
+        'of a square image, or a window part (1, channels, 8, 8) with a global part '
+        f'(1, channels, rows, columns); found {shapes or "none"}.'
+    )
+
+
+def variants_of(weights: Weights, path: object) -> list[str]:
+    """Return the names of the published Hieras that weights may belong to.
+
+    Heads and windows do not show in weights; they follow from the sizes, the family and the
+    position embedding, and that is why there can be more than one answer, or none.
+    """
+    position = position_of(weights, path)
+    return [
+        name
+        for name, variant in VARIANTS.items()
+        if not differences(weights, variant)
+        and kind_of(variant.pos_embed) == kind_of(position)
+        and weights.family.windowed in (None, is_windowed(variant))
+    ]
+
+
+def differences(weights: Weights, variant: Variant) -> list[str]:
+    """Return in what weights differ from a variant, as far as the weights show it."""
+    tensors = weights.tensors
+    found = []
+    dim = tensors['patch_embed.proj.weight'].shape[0]
+    if dim != variant.embed_dim:
+        found.append(f'embed_dim {dim} instead of {variant.embed_dim}')
+    # A file of ours may lack the last stages, and a network may do without them.
+    stages = len(weights.depths)
+    if weights.depths != variant.depths[:stages]:
+        found.append(f'depths {weights.depths} instead of {variant.depths}')
+    if ('blocks.0.ls1.gamma' in tensors) != variant.layer_scale:
+        found.append('LayerScale' if variant.layer_scale is False else 'no LayerScale')
+    entry = weights.depths[0]
+    shortcut = 'proj' if f'blocks.{entry}.proj.weight' in tensors else 'pool'
+    if stages > 1 and shortcut != variant.shortcut:
+        found.append(f'shortcut {shortcut!r} instead of {variant.shortcut!r}')
+    return found
+
+
+def resolve(weights: Weights, path: object) -> Variant:
+    """Return the variant of weights, for ``arch='auto'``.
+
+    Raises:
+        CheckpointError: If the weights leave more than one possibility, or fit no published Hiera.
+    """
+    names = variants_of(weights, path)
+    if len(names) != 1:
+        raise CheckpointError(
+            f"arch='auto' cannot tell which Hiera {path} holds: {describe(weights)} "
+            f'{"could be " + " or ".join(names) if names else "is no published one"}. Heads and '
+            'windows do not show in weights, so say what it is with arch=...'
+        )
+    variant = VARIANTS[names[0]]
+    position = position_of(weights, path)
+    if weights.prefix and weights.family.name == 'ours' and is_windowed(variant):
+        raise CheckpointError(
+            f"arch='auto' cannot tell which Hiera {path} holds: {names[0]}, or a network with "
+            "other windows and pos_embed='absolute_win', which has the same parameters. Say what "
+            'it is with arch=...'
+        )
+    return replace(variant, pos_embed=position)
+
+
+def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | None:
+    """Make sure that weights are those of a network's architecture.
+
+    Args:
+        weights: The weights.
+        network: The network.
+        path: Where the weights come from, for messages.
+
+    Returns:
+        A remark if the network attends in other windows than the weights were trained with, which
+        is allowed in an architecture of the user's own.
+
+    Raises:
+        CheckpointError: If the architectures differ.
+    """
+    names = variants_of(weights, path)
+    asked = next((name for name, v in VARIANTS.items() if v == network.variant), None)
+    found = differences(weights, network.variant)
+    windowed = weights.family.windowed
+    other_windows = windowed is not None and windowed != is_windowed(network.variant)
+    if found or (asked and other_windows):
+        this = ' or '.join(names) if names else describe(weights)
+        details = found or [f"{'with' if windowed else 'without'} SAM 2's windows"]
+        raise CheckpointError(
+            f'{path}: this is {this}, and the config says '
+            f'arch={asked or "one of your own"!r} ({", ".join(details)}). Nothing was loaded. '
+            f'Set arch={names[0] if len(names) == 1 else "auto"!r}, or use other weights.'
+        )
+    if other_windows:
+        return (
+            f"the weights were trained {'with' if windowed else 'without'} SAM 2's windows; this "
+            f'network has window_sizes {network.variant.window_sizes} and global_blocks '
+            f'{network.variant.global_blocks}'
+        )
+    return None
+
+
+def describe(weights: Weights) -> str:
+    """Say in a few words what network weights are of."""
+    scale = ', LayerScale' if 'blocks.0.ls1.gamma' in weights.tensors else ''
+    dim = weights.tensors['patch_embed.proj.weight'].shape[0]
+    return f'a Hiera of embed_dim {dim}, depths {weights.depths}{scale}'
+
+
+def is_windowed(variant: Variant) -> bool:
+    """Tell whether a variant has SAM 2's windows: all stages windowed, some blocks global."""
+    return 0 not in variant.window_sizes
+
+
+def image_side(position: PositionEmbedding) -> int | None:
+    """Return the image side in pixels that an absolute map was trained at; None for others."""
+    return position.grid[0] * 4 if isinstance(position, Absolute) else None

@@ -1,0 +1,228 @@
+"""Writing weights in another project's form, so that a backbone trained here can leave again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError, listing
+from ..network import Variant, resolve_variant
+from ..network.position import Absolute, AbsoluteWin, PositionEmbedding
+from . import architecture
+from .families import FAMILIES, Family
+from .loading import read
+from .positions import adapt
+from .reading import Weights
+
+TARGETS = ('release', 'timm', 'transformers', 'sam2', 'ours')
+SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
+
+
+@dataclass(frozen=True)
+class Export:
+    """A network in another project's form.
+
+    Attributes:
+        family: Whose names are used.
+        tensors: Parameters by those names, with the prefix that the project's files have.
+        container: The key under which the project's torch files keep them; None for the top.
+        config: What transformers needs to know of the network beside its weights; None for others.
+        left_out: Our names that have no place in that form.
+        remarks: What had to be changed.
+    """
+
+    family: Family
+    tensors: dict[str, Tensor]
+    container: str | None
+    config: dict[str, Any] | None
+    left_out: list[str]
+    remarks: list[str]
+
+
+def export(weights: Weights, variant: Variant, to: str) -> Export:
+    """Put weights into another project's form.
+
+    Args:
+        weights: The weights.
+        variant: Their architecture.
+        to: One of :data:`TARGETS`.
+
+    Returns:
+        The network in that form. Classifiers and decoders do not come along.
+
+    Raises:
+        CheckpointError: If that project has no network like this one.
+    """
+    windowed = architecture.is_windowed(variant)
+    _require_expressible(variant, windowed, to)
+    theirs = architecture.position_of(weights, 'the file')
+    ours, names = _target(to, windowed, theirs)
+    tensors = dict(weights.tensors)
+    learnt = {name: tensors.pop(name) for name in theirs.shapes(1)}
+    learnt, done = adapt(learnt, theirs, ours)
+    family = FAMILIES[names]
+    prefix, container = '', None
+    if to == 'release':
+        container = 'model_state'
+    elif to == 'sam2':
+        prefix, container = 'image_encoder.trunk.', 'model'
+    elif to == 'ours':
+        container = 'state_dict'
+    left_out = [n for n in tensors if n.startswith('out_norms.') and to != 'ours']
+    kept = {n: t for n, t in {**learnt, **tensors}.items() if n not in left_out}
+    return Export(
+        family=family,
+        tensors={
+            prefix + family.theirs(n, weights.depths): t.contiguous() for n, t in kept.items()
+        },
+        container=container,
+        config=_transformers_config(variant, weights, ours) if to == 'transformers' else None,
+        left_out=left_out,
+        remarks=[f'position embedding: {done}'] if done else [],
+    )
+
+
+def convert(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    to: str,
+    arch: str | Mapping[str, object] | None = None,
+    prefix: str | None = None,
+    force: bool = False,
+) -> Export:
+    """Read weights of any family and write them in another one's form.
+
+    Args:
+        source: A path, a URL or a short name.
+        out: The file to write: ``.safetensors``, or torch's format for ``.pth``, ``.pt`` and
+            ``.bin``. For transformers also a folder, which gets ``config.json`` as well and can be
+            given to ``from_pretrained``.
+        to: One of :data:`TARGETS`.
+        arch: The architecture, where the weights do not tell it.
+        prefix: What stands before the wanted network's names, where the file has several.
+        force: Overwrite what is there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: If the weights cannot be read or expressed in that form, or ``out`` cannot
+            be written; then nothing is.
+    """
+    out = Path(out)
+    folder = to == 'transformers' and out.suffix not in SUFFIXES
+    if not folder and out.suffix not in SUFFIXES:
+        raise CheckpointError(f'{out} must end in {listing(SUFFIXES)}, which says the format.')
+    if to not in TARGETS:
+        raise CheckpointError(f'cannot write for {to!r}; known are {", ".join(TARGETS)}.')
+    if out.exists() and not force:
+        raise CheckpointError(f'{out} exists already; choose another name, or give --force.')
+    weights = read(source, prefix)
+    if arch is None:
+        variant = architecture.resolve(weights, source)
+    else:
+        variant = resolve_variant(arch)
+        found = architecture.differences(weights, variant)
+        if found:
+            raise CheckpointError(f'{source} is not of arch {arch!r}: {", ".join(found)}.')
+    done = export(weights, variant, to)
+    try:
+        _write(done, out, folder)
+    except OSError as error:
+        raise CheckpointError(f'{out} cannot be written: {error}. Nothing was.') from error
+    return done
+
+
+def _target(to: str, windowed: bool, theirs: PositionEmbedding) -> tuple[PositionEmbedding, str]:
+    """Return the position embedding that the other project's network has, and its names."""
+    absolute = theirs if isinstance(theirs, Absolute) else Absolute()
+    if to == 'ours':
+        return theirs, 'ours'
+    if to == 'sam2':
+        return theirs, 'sam2'
+    if to == 'transformers':
+        return (theirs, 'transformers_sam2') if windowed else (absolute, 'transformers')
+    if to == 'timm' and windowed:
+        return theirs, 'timm_sam2'
+    if to == 'timm' and isinstance(theirs, AbsoluteWin):
+        # timm resizes the global part with antialiasing in these models.
+        return replace(theirs, antialias=True), 'timm'
+    return absolute, to
+
+
+def _require_expressible(variant: Variant, windowed: bool, to: str) -> None:
+    reasons = []
+    if to == 'release' and windowed:
+        reasons.append("SAM 2's windows")
+    if to == 'sam2' and not windowed:
+        reasons.append('global stages instead of windows')
+    if to not in ('timm', 'ours') and variant.layer_scale:
+        reasons.append('LayerScale')
+    if to not in ('timm', 'ours') and variant.shortcut != 'proj':
+        reasons.append('pooled shortcuts')
+    if reasons:
+        raise CheckpointError(
+            f'this network has {" and ".join(reasons)}, which {FAMILIES[to].title} does not know. '
+            'Use --to timm or --to ours.'
+        )
+
+
+def _transformers_config(
+    variant: Variant, weights: Weights, position: PositionEmbedding
+) -> dict[str, Any]:
+    """Return transformers' description of the network, as its ``config.json`` holds it."""
+    heads = [variant.num_heads * 2**stage for stage in range(len(variant.depths))]
+    channels = weights.tensors['patch_embed.proj.weight'].shape[1]
+    if architecture.is_windowed(variant):
+        return dict(
+            architectures=['Sam2HieraDetModel'],
+            model_type='sam2_hiera_det_model',
+            hidden_size=variant.embed_dim,
+            embed_dim_per_stage=list(variant.dims),
+            num_attention_heads=variant.num_heads,
+            num_attention_heads_per_stage=heads,
+            blocks_per_stage=list(variant.depths),
+            window_size_per_stage=list(variant.window_sizes),
+            global_attention_blocks=list(variant.global_blocks),
+            window_positional_embedding_background_size=list(position.grid),
+            num_channels=channels,
+        )
+    return dict(
+        architectures=['HieraModel'],
+        model_type='hiera',
+        embed_dim=variant.embed_dim,
+        depths=list(variant.depths),
+        num_heads=heads,
+        image_size=[side * 4 for side in position.grid],
+        num_channels=channels,
+    )
+
+
+def _write(done: Export, out: Path, folder: bool) -> None:
+    """Write beside the target and move into place, so that there is never half a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.converting-') as temporary:
+        files = {out: Path(temporary) / out.name}
+        if folder:
+            files = {out / n: Path(temporary) / n for n in ('model.safetensors', 'config.json')}
+            weights, config = files.values()
+            save_file(done.tensors, weights, metadata={'format': 'pt'})
+            config.write_text(json.dumps(done.config, indent=2) + '\n', encoding='utf-8')
+            out.mkdir(exist_ok=True)
+        elif out.suffix == '.safetensors':
+            save_file(done.tensors, files[out], metadata={'format': 'pt'})
+        else:
+            content = {done.container: done.tensors} if done.container else done.tensors
+            torch.save(content, files[out])
+        for target, made in files.items():
+            made.replace(target)

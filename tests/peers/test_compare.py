@@ -1,0 +1,65 @@
+"""Same weights, same features as every other Hiera: the proof, peer by peer."""
+
+import pytest
+import torch
+
+from hiera_mm.peers import PEERS
+from hiera_mm.peers.compare import LIMIT, compare, table
+from hiera_mm.peers.registry import BIG
+
+pytestmark = pytest.mark.peers
+
+
+def cases():
+    """One case for each peer, architecture and image size; slow where it takes long."""
+    for peer in PEERS.values():
+        for arch in peer.archs:
+            for size in peer.sizes:
+                large_image = size[0] * size[1] > 500_000
+                slow = arch in BIG or (large_image and arch != 'sam2_tiny')
+                marks = [pytest.mark.slow] if slow else []
+                name = f'{peer.name}-{arch}-{size[0]}x{size[1]}'
+                yield pytest.param(peer, arch, size, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(('peer', 'arch', 'size'), cases())
+def test_features_agree(peer, arch, size):
+    if not peer.installed:
+        pytest.skip(f'{peer.package} is not installed')
+    (done,) = compare(peer, arch, [size])
+    assert len(done.differences) == 4
+    assert max(done.differences) <= LIMIT
+    assert done.magnitude > 1e-3
+
+
+def test_a_difference_is_seen(monkeypatch):
+    peer = PEERS['timm.hiera']
+    if not peer.installed:
+        pytest.skip(f'{peer.package} is not installed')
+    monkeypatch.setattr(
+        'hiera_mm.network.block.pool_queries', lambda x: x.unflatten(-2, (-1, 4))[..., 0, :]
+    )
+    (done,) = compare(peer, 'tiny')
+    assert done.differences[0] <= LIMIT  # nothing is pooled in the first stage
+    assert min(done.differences[1:]) > LIMIT
+
+
+def test_no_two_parameters_are_alike():
+    peer = PEERS['timm.hiera_abswin']
+    if not peer.installed:
+        pytest.skip(f'{peer.package} is not installed')
+    for name, parameter in peer.make('base_abswin').named_parameters():
+        assert parameter.unique().numel() > 0.9 * parameter.numel(), name
+
+
+def test_the_table(monkeypatch):
+    peer = PEERS['timm.hiera']
+    monkeypatch.setattr('hiera_mm.peers.compare.PEERS', {peer.name: peer})
+    if not peer.installed:
+        pytest.skip(f'{peer.package} is not installed')
+    lines = []
+    text, within = table(['tiny'], lines.append)
+    assert within
+    assert text.splitlines()[2].startswith('| `timm.hiera` | tiny | 224x224 | ')
+    assert len(lines) == 1
+    assert torch.get_default_dtype() == torch.float32
