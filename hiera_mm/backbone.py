@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from . import weights
+from .errors import ConfigError
 from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
 from .network.variants import NUM_STAGES
@@ -36,6 +37,8 @@ class Hiera(HieraTrunk, BaseModule):
         pos_embed: Kind of position embedding, ``'absolute'``, ``'absolute_win'`` or
             ``'window_aligned'``, or a dict of it as ``type`` and its options; ``None`` for the one
             that ``arch`` was trained with. See :mod:`hiera_mm.network.position`.
+        rel_pos: ``'global'`` gives the blocks of global attention a relative position bias, one
+            for rows and one for columns, that starts at zero; ``None`` for no such bias.
         frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position
             embedding), i from 1 to 4 for the stem and the first i stages. The norms of the
             outputs always train: they belong to what comes after the backbone.
@@ -71,6 +74,7 @@ class Hiera(HieraTrunk, BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: Mapping[str, object] | None = {'type': 'LN'},
         pos_embed: str | Mapping[str, object] | None = None,
+        rel_pos: str | None = None,
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
@@ -90,15 +94,20 @@ class Hiera(HieraTrunk, BaseModule):
                     "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
                 )
             arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
-        super().__init__(
-            arch,
-            out_indices=out_indices,
-            out_norm_eps=_out_norm_eps(out_norm),
-            pos_embed=pos_embed,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            in_channels=in_channels,
-        )
+        try:
+            super().__init__(
+                arch,
+                out_indices=out_indices,
+                out_norm_eps=_out_norm_eps(out_norm),
+                pos_embed=pos_embed,
+                rel_pos=rel_pos,
+                drop_path_rate=drop_path_rate,
+                with_cp=with_cp,
+                in_channels=in_channels,
+            )
+        except ValueError as error:
+            # As an error of the config it reaches the command line as one paragraph.
+            raise ConfigError(str(error)) from error
         # mmengine's constructor has run inside HieraTrunk's, which knows nothing of init_cfg.
         self.init_cfg = copy.deepcopy(init_cfg)
         self._pretrained = pretrained

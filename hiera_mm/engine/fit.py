@@ -173,8 +173,7 @@ def require_start(
         raise CheckpointError(
             f'{path}, named by {key}, belongs to another model, and nothing was loaded: {found}\n'
             'Weights of a backbone alone go into model.backbone.init_cfg = '
-            "dict(type='Pretrained', checkpoint=...), with prefix='backbone.' if their names "
-            'start so.'
+            "dict(type='Pretrained', checkpoint=...)."
         )
     if not found.complete:
         print_log(

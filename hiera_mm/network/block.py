@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .layout import join_windows, mean_pool, pool_queries, split_windows
+from .relative import attend_with_relative_position
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -21,15 +22,31 @@ class Attention(nn.Module):
         num_heads: Number of heads; divides ``dim_out``.
         window: Side of the attention windows in mask units; 0 for global attention.
         pool: Whether queries are max-pooled 2x2, which quarters the tokens of each window.
+        rel_pos_side: Side of the map, in tokens, for which a relative position bias is learnt;
+            ``None`` for no such bias. For global attention only.
     """
 
-    def __init__(self, dim: int, dim_out: int, num_heads: int, window: int, pool: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        num_heads: int,
+        window: int,
+        pool: bool,
+        rel_pos_side: int | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window = window
         self.pool = pool
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
+        self.has_rel_pos = rel_pos_side is not None
+        if rel_pos_side is not None:
+            # At zero, attention starts as it would without the bias.
+            entries = (2 * rel_pos_side - 1, dim_out // num_heads)
+            self.rel_pos_h = nn.Parameter(torch.zeros(entries))
+            self.rel_pos_w = nn.Parameter(torch.zeros(entries))
 
     def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
         """Attend.
@@ -54,7 +71,12 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.pool:
             q = pool_queries(q)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if self.has_rel_pos:
+            tables = (self.rel_pos_h, self.rel_pos_w)
+            x = attend_with_relative_position(q, k, v, tables, window_grid)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).flatten(2)
         if self.window > 1:
             x = split_windows(x, window_grid, self.window)
         return self.proj(x).reshape(batch, windows, -1, self.proj.out_features)
@@ -127,6 +149,7 @@ class Block(nn.Module):
         layer_scale: Whether both branches end in a :class:`LayerScale`.
         shortcut: What takes the place of the identity where channels change; see
             :class:`~hiera_mm.network.Variant`.
+        rel_pos_side: As for :class:`Attention`.
     """
 
     def __init__(
@@ -139,10 +162,11 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: bool = False,
         shortcut: str = 'proj',
+        rel_pos_side: int | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = Attention(dim, dim_out, num_heads, window, pool)
+        self.attn = Attention(dim, dim_out, num_heads, window, pool, rel_pos_side)
         self.changes_dim = dim != dim_out
         # Where channels change there is no identity to add to.
         self.proj = nn.Linear(dim, dim_out) if self.changes_dim and shortcut == 'proj' else None

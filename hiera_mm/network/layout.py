@@ -41,6 +41,11 @@ def to_windows(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, *nested, 1).reshape(batch, -1, MASK_UNIT**2, channels)
 
 
+def window_side(tokens: int) -> int:
+    """Return the side of a window of so many tokens, a power of 4."""
+    return 2 ** ((int(tokens).bit_length() - 1) // 2)
+
+
 def to_image(x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
     """Restore image order; the inverse of :func:`to_windows`, for any stage.
 
@@ -54,13 +59,32 @@ def to_image(x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
     """
     batch, _, tokens, channels = x.shape
     rows, columns = window_grid
-    levels = (int(tokens).bit_length() - 1) // 2
-    side = 2**levels
+    side = window_side(tokens)
+    levels = side.bit_length() - 1
     x = x.reshape(batch, rows, columns, *(2,) * (2 * levels), channels)
     vertical = range(1, 2 * levels + 3, 2)
     horizontal = range(2, 2 * levels + 3, 2)
     x = x.permute(0, 2 * levels + 3, *vertical, *horizontal)
     return x.reshape(batch, channels, rows * side, columns * side)
+
+
+def coordinates(
+    window_grid: tuple[int, int], tokens: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where on the map each token is.
+
+    Args:
+        window_grid: Rows and columns of windows.
+        tokens: Tokens of each window: 64, 16, 4 or 1.
+        device: Where the result is needed.
+
+    Returns:
+        The rows and the columns, integers of shape ``(windows * tokens,)``, in window-major order.
+    """
+    numbers = torch.arange(window_grid[0] * window_grid[1] * tokens, device=device)
+    image = to_image(numbers.reshape(1, -1, tokens, 1), window_grid)
+    places = image.flatten().argsort()
+    return places // image.shape[3], places % image.shape[3]
 
 
 def pool_queries(x: torch.Tensor) -> torch.Tensor:

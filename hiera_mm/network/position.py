@@ -119,9 +119,36 @@ class AbsoluteWin:
         return resized + tile(parameters['pos_embed_window'], grid)
 
 
+@dataclass(frozen=True)
+class AbsoluteWinRecursive(AbsoluteWin):
+    """An absolute win embedding of the pretraining size, tiled (arXiv 2311.05613, section 4).
+
+    Where the later stages attend in windows as large as the pretraining image, each such window
+    sees exactly the positions it was trained with.
+
+    Attributes:
+        period: Rows and columns of tokens of the embedding that is tiled; whole mask units. SAM 2's
+            windows of 14 (stage 3) are 56 tokens of the first stage, its windows of 16 are 64.
+    """
+
+    period: tuple[int, int] = PRETRAIN_GRID
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, 'period', _check_grid(self.period))
+        _check_whole_units(self.period, 'absolute_win_recursive')
+
+    def resize(self, parameters: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
+        """Tile the embedding of one period over ``grid``, and cut off what is too much."""
+        one = super().resize(parameters, self.period)
+        repeats = (-(-grid[0] // self.period[0]), -(-grid[1] // self.period[1]))
+        return one.tile(1, 1, *repeats)[..., : grid[0], : grid[1]]
+
+
 KINDS: dict[str, type[PositionEmbedding]] = {
     'absolute': Absolute,
     'absolute_win': AbsoluteWin,
+    'absolute_win_recursive': AbsoluteWinRecursive,
     'window_aligned': WindowAligned,
 }
 

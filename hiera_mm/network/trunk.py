@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .block import NORM_EPS, Block, LayerScale
 from .layout import MASK_UNIT, to_image, to_windows
-from .position import EvaluationCache, PositionEmbedding, make_position_embedding
+from .position import PRETRAIN_GRID, EvaluationCache, PositionEmbedding, make_position_embedding
 from .variants import NUM_STAGES, Variant, resolve_variant
 
 PATCH_STRIDE = 4
@@ -45,6 +45,8 @@ class HieraTrunk(nn.Module):
         out_norm_eps: Epsilon of the LayerNorm that follows each output; ``None`` for no norm.
         pos_embed: Kind of position embedding (see :data:`~hiera_mm.network.position.KINDS`), or
             a dict of its name as ``type`` and its options; ``None`` for the variant's own.
+        rel_pos: ``'global'`` gives the blocks of global attention a relative position bias that
+            starts at zero; ``None`` for no such bias.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0 at the
             first one. In [0, 1).
         with_cp: Activation checkpointing: while training, the activations inside a block are
@@ -68,6 +70,7 @@ class HieraTrunk(nn.Module):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm_eps: float | None = NORM_EPS,
         pos_embed: str | Mapping[str, object] | PositionEmbedding | None = None,
+        rel_pos: str | None = None,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         in_channels: int = 3,
@@ -79,6 +82,8 @@ class HieraTrunk(nn.Module):
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(f'in_channels must be a whole number above 0, got {in_channels!r}')
+        if rel_pos not in (None, 'global'):
+            raise ValueError(f"rel_pos must be 'global' or None, got {rel_pos!r}")
         self.in_channels = in_channels
         self.with_cp = with_cp
         dims = self.variant.dims
@@ -105,16 +110,18 @@ class HieraTrunk(nn.Module):
                 entry = index == 0 and stage > 0
                 home = stage - 1 if entry else stage
                 units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
+                window = 0 if len(self.blocks) in self.variant.global_blocks else units
                 self.blocks.append(
                     Block(
                         dim=dims[home],
                         dim_out=dims[stage],
                         num_heads=self.variant.num_heads * 2**stage,
-                        window=0 if len(self.blocks) in self.variant.global_blocks else units,
+                        window=window,
                         pool=entry,
                         drop_path=drop_path[len(self.blocks)],
                         layer_scale=self.variant.layer_scale,
                         shortcut=self.variant.shortcut,
+                        rel_pos_side=PRETRAIN_GRID[0] >> home if rel_pos and not window else None,
                     )
                 )
             self.stage_ends.append(len(self.blocks) - 1)

@@ -50,18 +50,21 @@ def compare(
     """
     torch.manual_seed(0)
     model = peer.make(arch)
+    batches = [torch.randn(1, 3, *size, dtype=torch.float64) for size in sizes or peer.sizes]
+    with torch.no_grad():
+        expected = [peer.features(model, images) for images in batches]
     out_norm = None if peer.out_norm_eps is None else dict(type='LN', eps=peer.out_norm_eps)
-    ours = Hiera(arch, out_norm=out_norm).double().eval()
     with tempfile.TemporaryDirectory() as folder:
-        ready = weights.plan(ours, peer.save(model, Path(folder)))
-    ours.load_state_dict(ready.tensors, strict=False)
-    for size in sizes or peer.sizes:
-        images = torch.randn(1, 3, *size, dtype=torch.float64)
+        file = peer.save(model, Path(folder))
+        del model  # the largest take 5 GB, and there is no need to hold two at once
+        ours = Hiera(arch, out_norm=out_norm).double().eval()
+        ours.load_state_dict(weights.plan(ours, file).tensors, strict=False)
+    for images, theirs in zip(batches, expected, strict=True):
         with torch.no_grad():
-            theirs = peer.features(model, images)
             pairs = list(zip(ours(images), theirs, strict=True))
         differences = tuple((a - b).abs().max().item() for a, b in pairs)
-        yield Comparison(peer.name, arch, size, differences, pairs[-1][1].std().item())
+        magnitude = pairs[-1][1].std().item()
+        yield Comparison(peer.name, arch, tuple(images.shape[2:]), differences, magnitude)
 
 
 def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple[str, bool]:

@@ -64,6 +64,11 @@ def export(weights: Weights, variant: Variant, to: str) -> Export:
     """
     windowed = architecture.is_windowed(variant)
     _require_expressible(variant, windowed, to)
+    if to != 'ours' and any('.rel_pos_' in name for name in weights.tensors):
+        raise CheckpointError(
+            f'this network has relative position in attention, which {FAMILIES[to].title} does not '
+            'know. Use --to ours.'
+        )
     theirs = architecture.position_of(weights, 'the file')
     ours, names = _target(to, windowed, theirs)
     tensors = dict(weights.tensors)

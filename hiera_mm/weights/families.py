@@ -29,6 +29,7 @@ class Family:
         dropped: Reasons why a backbone has no use for a parameter, by a pattern of its name.
         marks: Patterns of names that only this family has.
         windowed: Whether its networks have SAM 2's windows; None where both kinds occur.
+        relative_position: Whether its networks may have relative position in attention.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family:
     dropped: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()
     windowed: bool | None = False
+    relative_position: bool = False
 
     @property
     def anchor(self) -> str:
@@ -77,7 +79,11 @@ class Family:
         place, path, kind = found
         block = place[0] if len(place) == 1 else sum(depths[: place[0]]) + place[1]
         layer = {theirs: ours for ours, theirs in self.layers.items()}.get(path, path)
-        if layer not in _LAYERS or path in self.layers:  # unknown, or ours instead of theirs
+        if kind.startswith('rel_pos'):
+            known = layer == 'attn' and self.relative_position
+        else:
+            known = layer in _LAYERS
+        if not known or path in self.layers:  # unknown, or ours instead of theirs
             return None
         return f'blocks.{block}.{layer}.{kind}'
 
@@ -104,7 +110,7 @@ class Family:
     def _in_block(self, name: str) -> tuple[tuple[int, ...], str, str] | None:
         """Split the name of a block's parameter into place, module and kind."""
         place = re.sub(r'\\\{\w+\\\}', r'(\\d+)', re.escape(self.block))
-        found = re.fullmatch(rf'{place}\.(.+)\.(weight|bias|gamma)', name)
+        found = re.fullmatch(rf'{place}\.(.+)\.(weight|bias|gamma|rel_pos_h|rel_pos_w)', name)
         if found is None:
             return None
         *numbers, path, kind = found.groups()
@@ -188,8 +194,9 @@ FAMILIES: dict[str, Family] = {
         Family(
             name='ours',
             title='hiera_mm',
-            marks=(r'out_norms\.',),
+            marks=(r'out_norms\.', r'blocks\.\d+\.attn\.rel_pos_'),
             windowed=None,
+            relative_position=True,
         ),
     )
 }

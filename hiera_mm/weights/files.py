@@ -180,11 +180,16 @@ def safe_load(file: Any, map_location: Any = None, weights_only: bool | None = N
         return torch.load(file, map_location=map_location, weights_only=True)
 
 
+def is_web_page(head: bytes) -> bool:
+    """Tell whether a file that starts with `head` is HTML or XML."""
+    return head.lstrip()[:1] == b'<'
+
+
 def _not_a_checkpoint(head: bytes) -> str:
     """Return what a file that starts with `head` is instead of a checkpoint, or ''."""
     if not head:
         return 'it is empty.'
-    if head.lstrip()[:1] == b'<':
+    if is_web_page(head):
         return 'it is a web page, so the download went wrong. Open its link in a browser.'
     if head.startswith(b'version https://git-lfs'):
         return "it is a Git LFS pointer. Fetch the file itself with 'git lfs pull'."

@@ -148,6 +148,12 @@ def plan(
 
     wanted = dict(network.named_parameters())
     unused = [name for name in tensors if name not in wanted]
+    # Left out with their stage they do no harm; left out of a stage that is there, they do.
+    if any('.rel_pos_' in name and f'{name[:-10]}.qkv.weight' in wanted for name in unused):
+        raise CheckpointError(
+            f"{source} was trained with relative position: set rel_pos='global'. Nothing was "
+            'loaded.'
+        )
     for name in unused:
         del tensors[name]
         reason = (
@@ -157,7 +163,7 @@ def plan(
         )
         dropped.setdefault(reason, []).append(name)
     missing = [name for name in wanted if name not in tensors]
-    kept = [name for name in missing if name.startswith('out_norms.')]
+    kept = [name for name in missing if name.startswith('out_norms.') or '.rel_pos_' in name]
     if len(missing) > len(kept):
         absent = [name for name in missing if name not in kept]
         raise CheckpointError(

@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 from hiera_mm.engine import CheckpointError, ConfigError, DataError, train
 from hiera_mm.engine import test as evaluate
 from hiera_mm.engine.runner import TEST_NEEDS, TRAIN_NEEDS
+from hiera_mm.network import HieraTrunk
+from hiera_mm.weights.families import FAMILIES
 from hiera_mm.weights.files import read_checkpoint
 
 TASKS = ['trained_detector', 'trained_segmenter']
@@ -49,6 +51,64 @@ def test_training_is_resumed(trained_detector):
     assert after['meta']['iter'] == 2
     steps = [next(iter(c['optimizer']['state'].values()))['step'] for c in (before, after)]
     assert [int(step) for step in steps] == [1, 2]
+
+
+class TestPretrainedBackbone:
+    """Weights named by `--cfg-options model.backbone.init_cfg.checkpoint=...`."""
+
+    def options(self, task, checkpoint, **changes):
+        return task.changed(
+            model__backbone__init_cfg__checkpoint=str(checkpoint),
+            val_dataloader=None, val_evaluator=None, val_cfg=None, **changes,
+        )  # fmt: skip
+
+    def test_is_trained_from(self, trained_segmenter, tmp_path):
+        arch = trained_segmenter.options['model.backbone.arch']
+        trunk = HieraTrunk(arch, out_norm_eps=None)
+        family = FAMILIES['transformers']
+        state = {family.theirs(n, arch['depths']): v for n, v in trunk.state_dict().items()}
+        torch.save(state, tmp_path / 'transformers.bin')
+        frozen = self.options(
+            trained_segmenter,
+            tmp_path / 'transformers.bin',
+            optim_wrapper__optimizer__lr=0.0,
+            param_scheduler=None,
+        )
+        runner = train(trained_segmenter.config, work_dir=str(tmp_path), cfg_options=frozen)
+        backbone = runner.model.backbone.state_dict()
+        for name, value in trunk.state_dict().items():
+            assert torch.equal(backbone[name], value), name
+        logs = [path.read_text() for path in tmp_path.rglob('*.log')]
+        assert any('family        transformers (HieraModel)' in text for text in logs)
+
+    def test_is_checked_before_training(self, trained_segmenter, tmp_path):
+        for checkpoint, message in [
+            (tmp_path / 'missing.pth', r'missing\.pth does not exist'),
+            ('sam2://tyni', "did you mean 'sam2://tiny'"),
+        ]:
+            with pytest.raises(CheckpointError, match=message):
+                train(
+                    trained_segmenter.config,
+                    work_dir=str(tmp_path),
+                    cfg_options=self.options(trained_segmenter, checkpoint),
+                )
+
+    def test_must_be_of_the_architecture(self, trained_segmenter, tmp_path):
+        torch.save(HieraTrunk('tiny').state_dict(), tmp_path / 'tiny.pth')
+        with pytest.raises(CheckpointError, match='this is tiny, and the config says'):
+            train(
+                trained_segmenter.config,
+                work_dir=str(tmp_path),
+                cfg_options=self.options(trained_segmenter, tmp_path / 'tiny.pth'),
+            )
+
+
+def test_an_unknown_architecture_is_an_error_of_the_config(trained_segmenter, tmp_path):
+    options = dict(trained_segmenter.options)
+    del options['model.backbone.arch']
+    options['model.backbone'] = dict(_delete_=True, type='Hiera', arch='bsae')
+    with pytest.raises(ConfigError, match="no Hiera called 'bsae'; did you mean 'base'"):
+        train(trained_segmenter.config, work_dir=str(tmp_path), cfg_options=options)
 
 
 def test_detector_is_tested(trained_detector, tmp_path):

@@ -144,6 +144,23 @@ def test_another_form_of_position_embedding(trained, file, small_arch):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_relative_position_starts_at_zero_unless_it_was_trained(
+    trained, file, small_arch, tmp_path
+):
+    network = Hiera(small_arch, rel_pos='global')
+    text = str(weights.load(network, file))
+    assert 'not in file   4 tensors: blocks' in text
+    state = {n: torch.randn_like(v) for n, v in network.state_dict().items()}
+    torch.save(state, tmp_path / 'x.pth')
+    weights.load(network, tmp_path / 'x.pth')
+    assert all(torch.equal(v, state[n]) for n, v in network.state_dict().items())
+    with pytest.raises(
+        CheckpointError, match="trained with relative position: set rel_pos='global'"
+    ):
+        weights.load(Hiera(small_arch), tmp_path / 'x.pth')
+    weights.load(Hiera(small_arch, out_indices=(0, 1)), tmp_path / 'x.pth')  # not in these stages
+
+
 def test_a_plain_trunk_is_loaded_too(trained, file, small_arch):
     trunk = HieraTrunk(small_arch)
     weights.load(trunk, file)

@@ -84,7 +84,7 @@ def test_the_empty_prefix_is_one(trunk):
     ('change', 'message'),
     [
         (lambda s: s | {'cls_token': torch.ones(1)}, r'names that no Hiera.*\(1\): cls_token'),
-        (lambda s: s | {'blocks.0.attn.rel_pos_h': torch.ones(1)}, r'blocks\.0\.attn\.rel_pos_h'),
+        (lambda s: s | {'blocks.0.attn.bias': torch.ones(1)}, r'blocks\.0\.attn\.bias'),
         (
             lambda s: (
                 s | {'blocks.0.mlp.layers.0.weight': torch.ones(1), 'norm.bias': torch.ones(1)}

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hiera_mm.network import VARIANTS, HieraTrunk
+from hiera_mm.weights.catalog import APACHE, CATALOG, NON_COMMERCIAL
+
+
+def test_every_entry_is_complete():
+    for name, entry in CATALOG.items():
+        assert name == entry.name
+        assert entry.arch in VARIANTS
+        assert entry.url.startswith(('https://', 'hf://'))
+        assert entry.licence in (APACHE, NON_COMMERCIAL)
+        assert (entry.licence == APACHE) == ('sam2' in name or 'abswin' in name)
+    assert len({e.name for e in CATALOG.values()}) == len(CATALOG)
+
+
+@pytest.mark.peers
+def test_the_release_has_these_addresses():
+    hiera = pytest.importorskip('hiera.hiera')
+    addresses = {e.url for n, e in CATALOG.items() if n.startswith('release://')}
+    text = Path(hiera.__file__).read_text()
+    assert all(address in text for address in addresses)
+    assert len(addresses) == 12
+
+
+@pytest.mark.peers
+def test_timm_has_these_names():
+    timm = pytest.importorskip('timm')
+    known = {f'timm://{name}' for pattern in ('hiera_*', 'sam2_hiera_*')
+             for name in timm.list_models(pattern, pretrained=True)}  # fmt: skip
+    ours = {name for name in CATALOG if name.startswith('timm://')}
+    assert ours == known
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'hiera_mm.weights', *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_list():
+    done = run()
+    assert done.returncode == 0, done.stderr
+    for name in CATALOG:
+        assert f'\n{name} ' in done.stdout
+    assert '27.1 M' in done.stdout
+    part = run('list', 'CC BY')
+    assert 'release://huge/mae_in1k ' in part.stdout
+    assert 'sam2' not in part.stdout.split('known;')[0]
+
+
+def test_inspect(tmp_path):
+    trunk = HieraTrunk('sam2_tiny', out_norm_eps=None)
+    state = {f'image_encoder.trunk.{n}': v for n, v in trunk.state_dict().items()}
+    state = {n.replace('mlp.fc1', 'mlp.layers.0').replace('mlp.fc2', 'mlp.layers.1'): v
+             for n, v in state.items()}  # fmt: skip
+    torch.save({'model': state | {'no_mem_embed': torch.ones(1)}}, tmp_path / 'x.pt')
+    done = run('inspect', tmp_path / 'x.pt')
+    assert done.returncode == 0, done.stderr
+    assert 'architecture  sam2_tiny' in done.stdout
+    assert 'prefix        image_encoder.trunk.' in done.stdout
+    assert 'parameters    26,849,472' in done.stdout
+    missing = run('inspect', tmp_path / 'y.pt')
+    assert missing.returncode == 2
+    assert 'does not exist' in missing.stderr
+    assert 'Traceback' not in missing.stderr
