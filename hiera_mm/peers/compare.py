@@ -86,11 +86,12 @@ def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple
         for arch in peer.archs:
             if arch not in archs if archs else arch in BIG:
                 continue
+            sizes, largest = [], 0.0
             for done in compare(peer, arch):
-                largest = max(done.differences)
-                within = within and largest <= LIMIT
-                size = f'{done.size[0]}x{done.size[1]}'
-                rows.append(f'| `{peer.name}` | {arch} | {size} | {largest:.1e} |')
-                progress(f'{peer.name} {arch} {size}: {largest:.1e}')
-    head = ['| model | arch | image | largest difference |', '| --- | --- | --- | --- |']
+                sizes.append(f'{done.size[0]}x{done.size[1]}')
+                largest = max(largest, *done.differences)
+            within = within and largest <= LIMIT
+            rows.append(f'| `{peer.name}` | {arch} | {", ".join(sizes)} | {largest:.1e} |')
+            progress(rows[-1])
+    head = ['| model | arch | images | largest difference |', '| --- | --- | --- | --- |']
     return '\n'.join(head + rows), within
