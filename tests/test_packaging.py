@@ -78,7 +78,13 @@ def test_wheel_asks_for_no_toolbox_unless_told_to(installed):
     metadata = email.message_from_bytes(next(installed.glob('*.dist-info/METADATA')).read_bytes())
     needs = metadata.get_all('Requires-Dist')
     always = {need for need in needs if 'extra ==' not in need}
-    assert always == {'torch>=2.4', 'torchvision'}
+    assert always == {
+        'torch>=2.4',
+        'torchvision',
+        'safetensors',
+        'huggingface_hub',
+        'filelock',
+    }
     for extra, package in (('onedl', 'onedl-mmcv=='), ('openmmlab', 'mmcv-lite==')):
         chosen = [need for need in needs if f'extra == "{extra}"' in need]
         assert any(need.startswith(package) for need in chosen)

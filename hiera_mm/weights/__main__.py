@@ -13,8 +13,8 @@ from ..errors import run_tool
 from ..network import HieraTrunk
 from . import architecture
 from .catalog import CATALOG
+from .downloads import cache_folder
 from .loading import read
-from .sources import cache_folder
 
 
 def list_known(word: str) -> None:

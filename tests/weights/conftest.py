@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+HUB_CODES = {401: 'RepoNotFound', 403: 'GatedRepo', 404: 'EntryNotFound'}
+"""What the Hugging Face hub adds to its answers."""
 
 
 @dataclass
@@ -18,12 +22,17 @@ class Server:
     Attributes:
         files: Contents by path.
         cut: Paths whose contents break off half-way, and how many times more.
+        lengths: What is sent as the length of a path, where it is not the true one: a number,
+            'none', or 'chunked'.
+        statuses: Answers other than 200 and 404, by path.
         requests: Method and path of every request so far.
         url: Its address.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int | str] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     url: str = ''
 
@@ -39,6 +48,8 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
         def do_HEAD(self):
             self.answer(with_body=False)
 
@@ -48,24 +59,33 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
         def answer(self, with_body: bool):
             state.requests.append(f'{self.command} {self.path}')
             content = state.files.get(self.path)
-            if content is None:
-                self.send_response(404)
-                self.send_header('X-Error-Code', 'EntryNotFound')
+            status = state.statuses.get(self.path, 200 if content is not None else 404)
+            self.close_connection = True
+            self.send_response(status)
+            self.send_header('Connection', 'close')
+            if status != 200:
+                if status in HUB_CODES:
+                    self.send_header('X-Error-Code', HUB_CODES[status])
                 self.send_header('Content-Length', '0')
                 self.end_headers()
                 return
-            self.send_response(200)
-            self.send_header('Content-Length', str(len(content)))
+            length = state.lengths.get(self.path, len(content))
+            if length == 'chunked':
+                self.send_header('Transfer-Encoding', 'chunked')
+            elif length != 'none':
+                self.send_header('Content-Length', str(length))
             self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header('X-Repo-Commit', '0' * 40)
             self.end_headers()
             if not with_body:
                 return
-            if state.cut.get(self.path, 0) > 0:
+            cut = state.cut.get(self.path, 0) > 0
+            if cut:
                 state.cut[self.path] -= 1
-                content = content[: len(content) // 2]
-                self.close_connection = True
-            self.wfile.write(content)
+            sent = content[: len(content) // 2] if cut else content
+            if length == 'chunked':
+                sent = b'%x\r\n' % len(content) + sent + (b'' if cut else b'\r\n0\r\n\r\n')
+            self.wfile.write(sent)
 
         def log_message(self, *_):
             pass
@@ -74,15 +94,30 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
     threading.Thread(target=http.serve_forever, daemon=True).start()
     state.url = f'http://127.0.0.1:{http.server_port}'
     monkeypatch.setenv('HIERA_MM_CACHE', str(tmp_path / 'cache'))
-    for name in (
-        'http_proxy',
-        'https_proxy',
-        'HTTP_PROXY',
-        'HTTPS_PROXY',
-        'all_proxy',
-        'ALL_PROXY',
-    ):
+    for name in ('http_proxy', 'https_proxy', 'all_proxy'):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     yield state
     http.shutdown()
     http.server_close()
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch) -> Server:
+    """The server, taken for the Hugging Face hub."""
+    huggingface_hub = pytest.importorskip('huggingface_hub')
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, 'ENDPOINT', server.url)
+    template = server.url + '/{repo_id}/resolve/{revision}/{filename}'
+    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
+    files = huggingface_hub.HfApi(endpoint=server.url).list_repo_files
+    monkeypatch.setattr(huggingface_hub, 'list_repo_files', files)
+    return server
+
+
+@pytest.fixture
+def little_room(monkeypatch):
+    """A disk with 1000 bytes free."""
+    usage = shutil.disk_usage('/')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage._replace(free=1000))

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,9 @@ import pytest
 import torch
 
 from hiera_mm.network import VARIANTS, HieraTrunk
-from hiera_mm.weights.catalog import APACHE, CATALOG, NON_COMMERCIAL
+from hiera_mm.weights.catalog import APACHE, CATALOG, NON_COMMERCIAL, entry_of
+
+RELEASE = 'https://dl.fbaipublicfiles.com/hiera'
 
 
 def test_every_entry_is_complete():
@@ -71,3 +74,29 @@ def test_inspect(tmp_path):
     assert missing.returncode == 2
     assert 'does not exist' in missing.stderr
     assert 'Traceback' not in missing.stderr
+
+
+def test_hashes_and_sizes_come_together():
+    for entry in CATALOG.values():
+        assert (entry.size is None) == (entry.sha256 is None)
+        assert entry.sha256 is None or re.fullmatch('[0-9a-f]{64}', entry.sha256)
+    hashes = [e.sha256 for e in CATALOG.values() if e.sha256]
+    assert len(set(hashes)) == 8
+
+
+@pytest.mark.parametrize(
+    ('source', 'name'),
+    [
+        ('sam2://tiny', 'sam2://tiny'),
+        (f'{RELEASE}/hiera_tiny_224.pth#sha256=0', 'release://tiny/mae_in1k_ft_in1k'),
+        ('hf://timm/hiera_tiny_224.mae', 'timm://hiera_tiny_224.mae'),
+        ('hf://timm/hiera_tiny_224.mae/x.bin', 'timm://hiera_tiny_224.mae'),
+    ],
+)
+def test_what_is_known_of_a_source(source, name):
+    assert entry_of(source) is CATALOG[name]
+
+
+@pytest.mark.parametrize('source', ['hf://timm/hiera_tiny_224', 'x.pth', 'https://host/x.pth'])
+def test_what_is_not_known(source):
+    assert entry_of(source) is None
