@@ -111,7 +111,7 @@ def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | N
         CheckpointError: If the architectures differ.
     """
     names = variants_of(weights, path)
-    asked = next((name for name, v in VARIANTS.items() if v == network.variant), None)
+    asked = name_of(network.variant)
     found = differences(weights, network.variant)
     windowed = weights.family.windowed
     other_windows = windowed is not None and windowed != is_windowed(network.variant)
@@ -132,6 +132,11 @@ def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | N
     return None
 
 
+def name_of(variant: Variant) -> str | None:
+    """Return the name of a published Hiera, or None for an architecture of the user's own."""
+    return next((name for name, published in VARIANTS.items() if published == variant), None)
+
+
 def describe(weights: Weights) -> str:
     """Say in a few words what network weights are of."""
     scale = ', LayerScale' if 'blocks.0.ls1.gamma' in weights.tensors else ''
@@ -142,8 +147,3 @@ def describe(weights: Weights) -> str:
 def is_windowed(variant: Variant) -> bool:
     """Tell whether a variant has SAM 2's windows: all stages windowed, some blocks global."""
     return 0 not in variant.window_sizes
-
-
-def image_side(position: PositionEmbedding) -> int | None:
-    """Return the image side in pixels that an absolute map was trained at; None for others."""
-    return position.grid[0] * 4 if isinstance(position, Absolute) else None

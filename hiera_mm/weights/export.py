@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -143,7 +144,7 @@ def convert(
     done = export(weights, variant, to)
     try:
         _write(done, out, folder)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' own too
         raise CheckpointError(f'{out} cannot be written: {error}. Nothing was.') from error
     return done
 

@@ -27,7 +27,7 @@ class Report:
     Attributes:
         source: What the user named.
         family: Whose names the file uses.
-        arch: The published Hieras that the weights may belong to; a description if there is none.
+        arch: The published Hiera that it is, or a description of one of the user's own.
         loaded: Names, ours, that were filled.
         dropped: Names, the file's, that were left out, by the reason.
         kept: Names, ours, that are not in the file and keep their initial values, by design.
@@ -176,11 +176,10 @@ def plan(
             'norms of outputs loaded; transformers uses an eps of 1e-5 for them (out_norm=dict('
             "type='LN', eps=1e-5))"
         )
-    names = architecture.variants_of(weights, source)
     report = Report(
         source=str(source),
         family=weights.family.title,
-        arch=' or '.join(names) or architecture.describe(weights),
+        arch=architecture.name_of(network.variant) or architecture.describe(weights),
         loaded=list(tensors),
         dropped=dropped,
         kept=kept,

@@ -4,9 +4,21 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hiera_mm.network import HieraTrunk
-from hiera_mm.network.position import Absolute, EvaluationCache, make_position_embedding
+from hiera_mm.network.position import (
+    KINDS,
+    Absolute,
+    AbsoluteWin,
+    AbsoluteWinRecursive,
+    EvaluationCache,
+    WindowAligned,
+    kind_of,
+    make_position_embedding,
+    tile,
+)
 
 
 @pytest.fixture
@@ -135,3 +147,99 @@ def test_the_cache_forgets_the_oldest_and_is_not_copied():
     for copied in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
         assert not copied._entries
         assert copied._capacity == 2
+
+
+def parameters_of(embedding, dim=3):
+    return {n: torch.randn(s, dtype=torch.float64) for n, s in embedding.shapes(dim).items()}
+
+
+grids = st.tuples(st.integers(1, 24), st.integers(1, 24)).map(lambda g: (8 * g[0], 8 * g[1]))
+
+
+def test_aligned_and_absolute_agree_at_the_learnt_size_to_the_bit():
+    parameters = parameters_of(Absolute())
+    assert torch.equal(
+        WindowAligned().resize(parameters, (56, 56)), Absolute().resize(parameters, (56, 56))
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids)
+def test_a_periodic_map_is_tiled_by_the_aligned_form_and_torn_by_the_naive_one(grid):
+    unit = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    parameters = {'pos_embed': tile(unit, (56, 56)).flatten(2).transpose(1, 2)}
+    aligned = WindowAligned().resize(parameters, grid)
+    torch.testing.assert_close(aligned, tile(unit, grid), rtol=0, atol=1e-12)
+    if grid != (56, 56):
+        naive = Absolute().resize(parameters, grid)
+        assert (naive - tile(unit, grid)).abs().max() > 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids)
+def test_the_window_part_repeats_to_the_bit(grid):
+    form = AbsoluteWin((7, 7))
+    parameters = parameters_of(form)
+    parameters['pos_embed'].zero_()
+    out = form.resize(parameters, grid)
+    assert out.shape == (1, 3, *grid)
+    assert torch.equal(out, tile(parameters['pos_embed_window'], grid))
+
+
+@settings(max_examples=20, deadline=None)
+@given(grids, st.sampled_from([(56, 56), (64, 64), (16, 24)]))
+def test_the_recursive_form_repeats_its_period(grid, period):
+    form = AbsoluteWinRecursive((7, 7), period=period)
+    parameters = parameters_of(form)
+    out = form.resize(parameters, grid)
+    one = AbsoluteWin((7, 7)).resize(parameters, period)
+    assert out.shape == (1, 3, *grid)
+    for row in range(0, grid[0], period[0]):
+        for column in range(0, grid[1], period[1]):
+            part = out[..., row : row + period[0], column : column + period[1]]
+            assert torch.equal(part, one[..., : part.shape[2], : part.shape[3]])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('grid', [(8, 8), (56, 56), (72, 40)])
+def test_gradients_reach_every_part(kind, grid):
+    form = make_position_embedding(kind)
+    parameters = {n: p.requires_grad_() for n, p in parameters_of(form).items()}
+    out = form.resize(parameters, grid)
+    (out * torch.randn_like(out)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters.values())
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', [(1, 1), (37, 211), (64, 97), (500, 3)])
+def test_every_form_pads_as_the_data_preprocessor_does(small_arch, kind, size):
+    trunk = HieraTrunk(small_arch, pos_embed=kind).double().eval()
+    x = torch.randn(1, 3, *size, dtype=torch.float64)
+    padded = F.pad(x, (0, -size[1] % 32, 0, -size[0] % 32))
+    with torch.no_grad():
+        for a, b in zip(trunk(x), trunk(padded), strict=True):
+            assert torch.equal(a, b[..., : a.shape[-2], : a.shape[-1]])
+
+
+def test_options_are_given_in_a_dict():
+    made = make_position_embedding(dict(type='absolute_win', grid=7, antialias=True))
+    assert made == AbsoluteWin((7, 7), antialias=True)
+    assert make_position_embedding(made) is made
+    assert {kind_of(make_position_embedding(kind)) for kind in KINDS} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'error', 'message'),
+    [
+        (dict(type='absolute_win', gird=7), ValueError, "unknown option 'gird'.*'grid'"),
+        (dict(type='absolute_win', grid=(7, 7, 7)), TypeError, 'two whole numbers'),
+        (dict(type='absolute_win', grid=0), ValueError, 'at least 1x1'),
+        (dict(type='window_aligned', grid=14), ValueError, 'multiples of 8'),
+        (dict(type='absolute_win_recursive', period=14), ValueError, 'multiples of 8'),
+        (dict(grid=7), TypeError, 'as its type'),
+        (7, TypeError, 'pos_embed must be one of'),
+    ],
+)
+def test_wrong_descriptions(spec, error, message):
+    with pytest.raises(error, match=message):
+        make_position_embedding(spec)

@@ -160,6 +160,18 @@ def test_nothing_is_overwritten_or_half_written(tmp_path, monkeypatch):
     assert len(load_file(out)) == 153
 
 
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_full_disk(tmp_path, monkeypatch, suffix):
+    _, start = save(tmp_path, 'tiny')
+    real = {'pth': torch.save, 'safetensors': save_file}[suffix]
+    name = {'pth': 'torch.save', 'safetensors': 'hiera_mm.weights.export.save_file'}[suffix]
+    monkeypatch.setattr(name, lambda tensors, _, **options: real(tensors, '/dev/full', **options))
+    with pytest.raises(CheckpointError, match='cannot be written'):
+        convert(start, tmp_path / f'out.{suffix}', to='timm')
+    assert [p.name for p in tmp_path.iterdir()] == ['tiny.pth']
+
+
 def test_force_leaves_other_files_of_a_folder(tmp_path):
     _, start = save(tmp_path, 'tiny')
     (tmp_path / 'models').mkdir()
