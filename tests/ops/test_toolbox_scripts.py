@@ -51,7 +51,9 @@ model = dict(
             featmap_strides=[4, 8, 16, 32], roi_layer=dict(type='RoIAlign', output_size=7)),
         bbox_head=box_head),
     train_cfg=dict(
-        rpn=dict(assigner=assigner, sampler=sampler, allowed_border=-1, pos_weight=-1),
+        # A ground truth is no anchor: added to them, it would be an index too many.
+        rpn=dict(assigner=assigner, sampler=dict(sampler, add_gt_as_proposals=False),
+                 allowed_border=-1, pos_weight=-1),
         rpn_proposal=proposals, rcnn=dict(assigner=assigner, sampler=sampler, pos_weight=-1)),
     test_cfg=dict(rpn=proposals,
                   rcnn=dict(nms=dict(type='nms', iou_threshold=0.5), score_thr=0.0,
