@@ -24,9 +24,9 @@ class Hiera(HieraTrunk, BaseModule):
     mmpose and the others inherit, so ``dict(type='Hiera', ...)`` is found in all of them.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'base_plus'``, ``'large'`` or ``'huge'``; one
-            of these four after ``'sam2_'``, where SAM 2 has it; another name of
-            :data:`~hiera_mm.network.VARIANTS`; a dict with the fields of
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'base_plus'``, ``'large'``, ``'huge'``;
+            ``'sam2_tiny'``, ``'sam2_small'``, ``'sam2_base_plus'``, ``'sam2_large'``; another name
+            of :data:`~hiera_mm.network.VARIANTS`; a dict with the fields of
             :class:`~hiera_mm.network.Variant`; or ``'auto'`` for that of the weights that
             ``init_cfg`` names.
         out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
@@ -34,9 +34,10 @@ class Hiera(HieraTrunk, BaseModule):
         out_norm: The norm that follows each output, ``dict(type='LN')`` with an optional ``eps``;
             ``None`` for the bare features. Detection and segmentation heads want normalised
             features: those of a pre-norm transformer grow with depth.
-        pos_embed: Kind of position embedding, ``'absolute'``, ``'absolute_win'`` or
-            ``'window_aligned'``, or a dict of it as ``type`` and its options; ``None`` for the one
-            that ``arch`` was trained with. See :mod:`hiera_mm.network.position`.
+        pos_embed: Kind of position embedding, ``'absolute'``, ``'window_aligned'``,
+            ``'absolute_win'`` or ``'absolute_win_recursive'``, or a dict of it as ``type`` and its
+            options; ``None`` for the one that ``arch`` was trained with. See
+            :mod:`hiera_mm.network.position`.
         rel_pos: ``'global'`` gives the blocks of global attention a relative position bias, one
             for rows and one for columns, that starts at zero; ``None`` for no such bias.
         frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position

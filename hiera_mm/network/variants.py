@@ -65,8 +65,8 @@ class Variant:
     shortcut: str = 'proj'
 
     def __post_init__(self) -> None:
-        for name, length in (('depths', NUM_STAGES), ('window_sizes', NUM_STAGES)):
-            object.__setattr__(self, name, _integers(name, getattr(self, name), length))
+        for name in ('depths', 'window_sizes'):
+            object.__setattr__(self, name, _integers(name, getattr(self, name), NUM_STAGES))
         object.__setattr__(self, 'global_blocks', _integers('global_blocks', self.global_blocks))
         object.__setattr__(self, 'pos_embed', make_position_embedding(self.pos_embed))
         for name, value in (

@@ -20,9 +20,15 @@ def position_of(weights: Weights, path: object) -> PositionEmbedding:
     learnt = weights.tensors.get('pos_embed')
     window = weights.tensors.get('pos_embed_window')
     if learnt is not None and learnt.ndim == 4 and window is not None:
-        # Nothing in the file tells how the global part is resized, but only timm's abswin models
-        # do it their way.
-        return AbsoluteWin(tuple(learnt.shape[2:]), antialias=weights.family.name == 'timm')
+        # Nothing in the file tells how the global part is resized. timm's abswin models do it their
+        # way, and are still these models where the file was written by us.
+        antialias = weights.family.name == 'timm' or any(
+            isinstance(variant.pos_embed, AbsoluteWin)
+            and variant.pos_embed.antialias
+            and not differences(weights, variant)
+            for variant in VARIANTS.values()
+        )
+        return AbsoluteWin(tuple(learnt.shape[2:]), antialias)
     if learnt is not None and learnt.ndim == 3 and window is None:
         side = math.isqrt(learnt.shape[1])
         if side**2 == learnt.shape[1]:
@@ -133,8 +139,14 @@ def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | N
 
 
 def name_of(variant: Variant) -> str | None:
-    """Return the name of a published Hiera, or None for an architecture of the user's own."""
-    return next((name for name, published in VARIANTS.items() if published == variant), None)
+    """Return the name of a published Hiera, or None for an architecture of the user's own.
+
+    The position embedding does not count: it is chosen apart from the rest.
+    """
+    for name, published in VARIANTS.items():
+        if replace(published, pos_embed=variant.pos_embed) == variant:
+            return name
+    return None
 
 
 def describe(weights: Weights) -> str:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError, listing
+from ..errors import CheckpointError, ConfigError, listing
 from ..network import Variant, resolve_variant
 from ..network.position import Absolute, AbsoluteWin, PositionEmbedding
 from . import architecture
@@ -124,6 +124,7 @@ def convert(
     Raises:
         CheckpointError: If the weights cannot be read or expressed in that form, or ``out`` cannot
             be written; then nothing is.
+        ConfigError: If ``arch`` is unknown or impossible.
     """
     out = Path(out)
     folder = to == 'transformers' and out.suffix not in SUFFIXES
@@ -137,7 +138,10 @@ def convert(
     if arch is None:
         variant = architecture.resolve(weights, source)
     else:
-        variant = resolve_variant(arch)
+        try:
+            variant = resolve_variant(arch)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
         found = architecture.differences(weights, variant)
         if found:
             raise CheckpointError(f'{source} is not of arch {arch!r}: {", ".join(found)}.')

@@ -87,13 +87,25 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _read_shards(index: Path) -> dict[str, Any]:
+def read_index(index: Path) -> dict[str, str]:
+    """Return in which file each tensor of sharded weights is.
+
+    Args:
+        index: The ``*.index.json``.
+
+    Raises:
+        CheckpointError: If it is no such index.
+    """
     try:
-        files = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+        return dict(json.loads(index.read_text(encoding='utf-8'))['weight_map'])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{index} is no index of sharded weights: JSON with a 'weight_map' was expected."
         ) from error
+
+
+def _read_shards(index: Path) -> dict[str, Any]:
+    files = read_index(index)
     shards = [index.parent / Path(name).name for name in sorted(set(files.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError, listing
-from .files import FOLDER_FILES
+from .files import FOLDER_FILES, read_index
 
 # huggingface_hub is imported where it is used: that takes half a second and is seldom needed.
 
@@ -102,12 +101,7 @@ def _shards(path: Path, name: str) -> list[str]:
     """Return the names in the repository of what an index lists; none for any other file."""
     if not name.endswith('.index.json'):
         return []
-    try:
-        files = json.loads(path.read_text(encoding='utf-8'))['weight_map'].values()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is no index of sharded weights: JSON with a 'weight_map' was expected."
-        ) from error
+    files = read_index(path).values()
     folder = name.rpartition('/')[0]
     return [f'{folder}/{file}' if folder else file for file in sorted(set(files))]
 

@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hiera_mm.errors import CheckpointError
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
 from hiera_mm.network.position import Absolute, AbsoluteWin
-from hiera_mm.weights.architecture import position_of, require_same, resolve, variants_of
+from hiera_mm.weights.architecture import (
+    name_of,
+    position_of,
+    require_same,
+    resolve,
+    variants_of,
+)
 from hiera_mm.weights.families import FAMILIES
 from hiera_mm.weights.reading import interpret
 
@@ -103,6 +111,19 @@ def test_auto_takes_the_size_of_the_map_from_the_file():
     weights = weights_of('huge', pos_embed=dict(type='absolute', grid=112))
     assert resolve(weights, 'x.pth').pos_embed == Absolute((112, 112))
     assert isinstance(resolve(weights, 'x.pth'), Variant)
+
+
+@pytest.mark.parametrize('arch', ['small_abswin', 'base_abswin'])
+def test_abswin_models_stay_what_they_are_in_files_of_ours(arch):
+    weights = weights_of(arch, 'ours')
+    assert weights.family.name == 'ours'
+    assert resolve(weights, 'x.pth') == VARIANTS[arch]
+    assert position_of(weights, 'x.pth') == VARIANTS[arch].pos_embed
+
+
+def test_a_name_does_not_depend_on_the_position_embedding():
+    assert name_of(replace(VARIANTS['huge'], pos_embed=Absolute((112, 112)))) == 'huge'
+    assert name_of(replace(VARIANTS['huge'], num_heads=8)) is None
 
 
 def test_position_embeddings_of_files():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hiera_mm import weights
-from hiera_mm.errors import CheckpointError
+from hiera_mm.errors import CheckpointError, ConfigError
 from hiera_mm.network import HieraTrunk
 from hiera_mm.weights.export import convert
 from hiera_mm.weights.files import read_file
@@ -191,6 +191,12 @@ def test_bad_requests(tmp_path):
         convert(start, tmp_path / 'out.pth', to='keras')
     with pytest.raises(CheckpointError, match="is not of arch 'base': depths"):
         convert(start, tmp_path / 'out.pth', to='timm', arch='base')
+
+
+def test_an_unknown_architecture_is_answered_with_the_nearest(tmp_path):
+    _, start = save(tmp_path, 'tiny')
+    with pytest.raises(ConfigError, match="did you mean 'base'"):
+        convert(start, tmp_path / 'out.pth', to='timm', arch='bsae')
 
 
 def test_the_tool(tmp_path):

@@ -56,6 +56,9 @@ def test_an_index_that_lies(tmp_path):
     save_file({'other': torch.ones(1)}, tmp_path / 'part-1.safetensors')
     with pytest.raises(CheckpointError, match='promises tensors that its files lack: b'):
         read_file(index)
+    index.write_text('{"weight_map": 3}')
+    with pytest.raises(CheckpointError, match="JSON with a 'weight_map' was expected"):
+        read_file(index)
     index.write_text('{"weights": []}')
     with pytest.raises(CheckpointError, match="JSON with a 'weight_map' was expected"):
         read_file(index)
