@@ -14,10 +14,8 @@ from hiera_mm.network.position import (
     AbsoluteWin,
     AbsoluteWinRecursive,
     EvaluationCache,
-    WindowAligned,
     kind_of,
     make_position_embedding,
-    tile,
 )
 
 
@@ -156,36 +154,6 @@ def parameters_of(embedding, dim=3):
 grids = st.tuples(st.integers(1, 24), st.integers(1, 24)).map(lambda g: (8 * g[0], 8 * g[1]))
 
 
-def test_aligned_and_absolute_agree_at_the_learnt_size_to_the_bit():
-    parameters = parameters_of(Absolute())
-    assert torch.equal(
-        WindowAligned().resize(parameters, (56, 56)), Absolute().resize(parameters, (56, 56))
-    )
-
-
-@settings(max_examples=20, deadline=None)
-@given(grids)
-def test_a_periodic_map_is_tiled_by_the_aligned_form_and_torn_by_the_naive_one(grid):
-    unit = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-    parameters = {'pos_embed': tile(unit, (56, 56)).flatten(2).transpose(1, 2)}
-    aligned = WindowAligned().resize(parameters, grid)
-    torch.testing.assert_close(aligned, tile(unit, grid), rtol=0, atol=1e-12)
-    if grid != (56, 56):
-        naive = Absolute().resize(parameters, grid)
-        assert (naive - tile(unit, grid)).abs().max() > 1e-3
-
-
-@settings(max_examples=20, deadline=None)
-@given(grids)
-def test_the_window_part_repeats_to_the_bit(grid):
-    form = AbsoluteWin((7, 7))
-    parameters = parameters_of(form)
-    parameters['pos_embed'].zero_()
-    out = form.resize(parameters, grid)
-    assert out.shape == (1, 3, *grid)
-    assert torch.equal(out, tile(parameters['pos_embed_window'], grid))
-
-
 @settings(max_examples=20, deadline=None)
 @given(grids, st.sampled_from([(56, 56), (64, 64), (16, 24)]))
 def test_the_recursive_form_repeats_its_period(grid, period):
@@ -198,27 +166,6 @@ def test_the_recursive_form_repeats_its_period(grid, period):
         for column in range(0, grid[1], period[1]):
             part = out[..., row : row + period[0], column : column + period[1]]
             assert torch.equal(part, one[..., : part.shape[2], : part.shape[3]])
-
-
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('grid', [(8, 8), (56, 56), (72, 40)])
-def test_gradients_reach_every_part(kind, grid):
-    form = make_position_embedding(kind)
-    parameters = {n: p.requires_grad_() for n, p in parameters_of(form).items()}
-    out = form.resize(parameters, grid)
-    (out * torch.randn_like(out)).sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters.values())
-
-
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('size', [(1, 1), (37, 211), (64, 97), (500, 3)])
-def test_every_form_pads_as_the_data_preprocessor_does(small_arch, kind, size):
-    trunk = HieraTrunk(small_arch, pos_embed=kind).double().eval()
-    x = torch.randn(1, 3, *size, dtype=torch.float64)
-    padded = F.pad(x, (0, -size[1] % 32, 0, -size[0] % 32))
-    with torch.no_grad():
-        for a, b in zip(trunk(x), trunk(padded), strict=True):
-            assert torch.equal(a, b[..., : a.shape[-2], : a.shape[-1]])
 
 
 def test_options_are_given_in_a_dict():
