@@ -17,6 +17,8 @@ UNLABELLED = 0  # in a label map; class i of SEG_CLASSES is i + 1
 MIN_PIXELS = 20  # an object showing less than this many pixels ...
 MIN_VISIBLE = 0.5  # ... or less than this share of itself is left out of the scene
 MAX_OBJECTS = 5
+USUAL_AREA = 160 * 160  # pixels
+LEAST_SIDE = 64  # a crowd needs it
 MAX_TURN = 0.4  # radians to either side
 TRIES = 5  # for each object wanted, so that full scenes stay near their number
 
@@ -51,13 +53,30 @@ class Scene:
     things: list[Thing]
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a random scene; everything in it follows from the state of `rng`."""
-    height, width = _image_size(rng)
+def draw_scene(rng: np.random.Generator, size: tuple[int, int] | None = None) -> Scene:
+    """Draw a random scene.
+
+    Args:
+        rng: Everything in the scene follows from its state.
+        size: Height and width in pixels, at least 64 each; about 160 x 160 at random by default.
+            Objects measure the same whatever the size, and there are more of them in a larger
+            scene.
+
+    Raises:
+        ValueError: If a side of `size` is below 64.
+    """
+    if size is None:
+        height, width = _image_size(rng)
+        max_objects = MAX_OBJECTS
+    else:
+        if min(size) < LEAST_SIDE:
+            raise ValueError(f'a scene needs at least {LEAST_SIDE} pixels on a side, not {size}')
+        height, width = size
+        max_objects = max(1, round(MAX_OBJECTS * height * width / USUAL_AREA))
     canvas, labels = _background(rng, height, width)
     if rng.random() < 0.3:
         _thread(rng, canvas, labels)
-    things = _arrange(rng, height, width)
+    things = _arrange(rng, height, width, max_objects)
     for thing in things:
         labels[thing.mask] = 1 + SEG_CLASSES.index(thing.name)
         _paint(rng, canvas, thing.mask, colours.thing_colour(rng, thing.name))
@@ -109,14 +128,16 @@ def _thread(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarray) ->
     labels[mask] = UNLABELLED
 
 
-def _arrange(rng: np.random.Generator, height: int, width: int) -> list[Thing]:
+def _arrange(
+    rng: np.random.Generator, height: int, width: int, max_objects: int
+) -> list[Thing]:
     """Place objects from front to back, each showing what those before it leave free."""
     free = np.ones((height, width), bool)
     things: list[Thing] = []
     if rng.random() < 0.06:
         things.append(_crowd(rng, height, width))
         free &= ~things[0].mask
-    wanted = int(rng.integers(1, MAX_OBJECTS + 1))
+    wanted = int(rng.integers(1, max_objects + 1))
     for _ in range(TRIES * wanted):
         if sum(not thing.crowd for thing in things) == wanted:
             break
