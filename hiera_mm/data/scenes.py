@@ -128,9 +128,7 @@ def _thread(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarray) ->
     labels[mask] = UNLABELLED
 
 
-def _arrange(
-    rng: np.random.Generator, height: int, width: int, max_objects: int
-) -> list[Thing]:
+def _arrange(rng: np.random.Generator, height: int, width: int, max_objects: int) -> list[Thing]:
     """Place objects from front to back, each showing what those before it leave free."""
     free = np.ones((height, width), bool)
     things: list[Thing] = []

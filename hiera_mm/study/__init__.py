@@ -1,1 +1,1 @@
-"""Experiments on Hiera that anyone can repeat: what they measure is what docs/resolution.md says."""
+"""Experiments on Hiera that anyone can repeat; docs/resolution.md says what they found."""

@@ -27,9 +27,9 @@ LAYOUTS: dict[str, Variant] = {
     'SAM 2 (sam2_tiny)': VARIANTS['sam2_tiny'],
     'release (tiny)': VARIANTS['tiny'],
 }
-"""The same network three times, all but where it attends: in windows, in windows but for three
-blocks, and globally in the last two stages. Windows of 16 tokens are 256 pixels, so that those of the
-first layout divide every side that is a multiple of 256."""
+"""The same network three times, but for where it attends: in windows, in windows but for three
+blocks, and globally in the last two stages. Windows of 16 tokens are 256 pixels, so that those of
+the first layout divide every side that is a multiple of 256."""
 
 SIDES = (512, 768, 1024, 1280, 1536, 1792, 2048)
 GIB = 2**30

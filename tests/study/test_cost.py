@@ -1,0 +1,74 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hiera_mm.errors import UserError
+from hiera_mm.study import cost
+from hiera_mm.study.cost import Cost, Setting
+from hiera_mm.study.ledger import Ledger
+
+SMALL = Setting(sides=(64, 128), repeats=1, threads=1)
+
+
+@pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
+def test_the_exponent_of_a_power_is_found(power):
+    costs = [Cost('x', side, 3.0 * (side * side) ** power, 0.0, 1) for side in (512, 640, 2048)]
+    assert cost.exponent(costs, lambda c: c.seconds) == pytest.approx(power)
+
+
+def test_everything_is_measured_once_and_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, 'LAYOUTS', {'windows alone': cost.LAYOUTS['windows alone']})
+    file = tmp_path / 'costs.jsonl'
+    said = []
+    costs = cost.measure_costs(SMALL, Ledger(file, {}), lambda *what: said.append(what))
+    assert [(c.layout, c.side) for c in costs] == [(n, s) for n in cost.LAYOUTS for s in (64, 128)]
+    assert all(c.seconds > 0 and c.spread == 0 and c.memory >= 0 for c in costs)
+    assert [done for _, done, _ in said] == [1, 2]
+    # Nothing is left to measure: a second run finds the same.
+    again = cost.measure_costs(SMALL, Ledger(file, {}), lambda *_: pytest.fail('measured again'))
+    assert again == costs
+    cost.write_costs(costs, tmp_path / 'costs.csv')
+    assert len((tmp_path / 'costs.csv').read_text().splitlines()) == 3
+    cost.draw_costs(costs, 'title', tmp_path / 'costs.png')
+    assert (tmp_path / 'costs.png').stat().st_size > 10_000
+
+
+def test_memory_is_that_of_the_pass():
+    def run():
+        torch.ones(2**24).sum()  # 64 MiB
+
+    assert 60 * 2**20 < cost._peak_memory(run, torch.device('cpu')) < 90 * 2**20
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_larger_images_need_more_memory(train):
+    setting = Setting(sides=(256, 512), train=train, repeats=1, threads=1)
+    memory = [cost.measure_cost('windows alone', side, setting).memory for side in (256, 512)]
+    assert all(2 * a < b for a, b in pairwise(memory))
+
+
+def test_the_table():
+    costs = [
+        Cost(name, side, side * side / 2**18, 0.0, 2**30)
+        for name in cost.LAYOUTS
+        for side in (512, 1024)
+    ]
+    lines = cost.cost_table(costs).splitlines()
+    assert lines[0] == '| layout | | 512 | 1024 | exponent |'
+    assert lines[2] == '| windows alone | s | 1.00 | 4.00 | 1.00 |'
+    assert lines[3] == '|  | GiB | 1.00 | 1.00 | 0.00 |'
+    assert len(lines) == 2 + 2 * len(cost.LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(sides=(16, 512)), 'at least 32 pixels, got 16'),
+        (dict(sides=(512, 512)), 'two different sides'),
+        (dict(repeats=0), 'at least 1'),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(UserError, match=message):
+        Setting(**options)
