@@ -8,6 +8,7 @@ from torch import nn
 
 from .layout import join_windows, mean_pool, pool_queries, split_windows
 from .relative import attend_with_relative_position
+from .strips import join, strips
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -187,4 +188,10 @@ class Block(nn.Module):
         elif self.changes_dim:
             x = torch.cat([pool_queries(x), mean_pool(x)], dim=-1)
         x = x + self.drop_path(self.ls1(self.attn(normed, window_grid)))
+        # A block with windows gets no more than a strip; one of global attention is cut up here.
+        pieces = strips(x, window_grid, 1, MLP_RATIO, whole=self.training)
+        return join([self._transform(piece) for piece, _ in pieces], dim=1)
+
+    def _transform(self, x: torch.Tensor) -> torch.Tensor:
+        """Do what each token undergoes on its own."""
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

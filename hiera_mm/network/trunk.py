@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import NORM_EPS, Block, LayerScale
+from .block import MLP_RATIO, NORM_EPS, Block, LayerScale
 from .layout import MASK_UNIT, to_image, to_windows
 from .position import PRETRAIN_GRID, EvaluationCache, PositionEmbedding, make_position_embedding
+from .strips import join, strips
 from .variants import NUM_STAGES, Variant, resolve_variant
 
 PATCH_STRIDE = 4
@@ -102,7 +103,7 @@ class HieraTrunk(nn.Module):
 
         drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
         self.blocks = nn.ModuleList()
-        self.stage_ends: list[int] = []
+        self._stage_ending_with: dict[int, int] = {}
         for stage, depth in enumerate(depths):
             for index in range(depth):
                 # The first block of a later stage is where its channels begin and queries are
@@ -124,7 +125,10 @@ class HieraTrunk(nn.Module):
                         rel_pos_side=PRETRAIN_GRID[0] >> home if rel_pos and not window else None,
                     )
                 )
-            self.stage_ends.append(len(self.blocks) - 1)
+            self._stage_ending_with[len(self.blocks) - 1] = stage
+        windows = groupby(range(len(self.blocks)), lambda index: self.blocks[index].attn.window)
+        indices = [list(group) for _, group in windows]
+        self._runs = [range(group[0], group[-1] + 1) for group in indices]
         self.reset_parameters()
         # Made after reset_parameters: these norms are no part of the pretrained network and
         # start as the identity does.
@@ -177,23 +181,41 @@ class HieraTrunk(nn.Module):
             x = F.pad(x, (0, padding[1], 0, padding[0]))
 
         x = to_windows(self.patch_embed(x)) + self._position_tokens(window_grid)
+        maps: dict[int, torch.Tensor] = {}
+        for blocks in self._runs:
+            x, finished = self._forward_run(x, window_grid, blocks)
+            maps |= finished
         features = []
-        for index, block in enumerate(self.blocks):
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, window_grid, use_reentrant=False)
-            else:
-                x = block(x, window_grid)
-            if index not in self.stage_ends:
-                continue
-            stage = self.stage_ends.index(index)
-            if stage in self.out_indices:
-                out = self.out_norms[str(stage)](x) if self.out_norms else x
-                out = to_image(out, window_grid)
-                if padding != (0, 0):
-                    stride = STRIDES[stage]
-                    out = out[..., : _ceil_div(height, stride), : _ceil_div(width, stride)]
-                features.append(out.contiguous())
+        for stage in self.out_indices:
+            rows, columns = (_ceil_div(side, STRIDES[stage]) for side in (height, width))
+            features.append(maps[stage][..., :rows, :columns].contiguous())
         return tuple(features)
+
+    def _forward_run(
+        self, x: torch.Tensor, window_grid: tuple[int, int], blocks: range
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Run consecutive blocks of the same windows.
+
+        Returns:
+            The tokens, and the map of each stage of ``out_indices`` that ends with a block.
+        """
+        window = self.blocks[blocks[0]].attn.window
+        whole = self.training or window == 0
+        tokens: list[torch.Tensor] = []
+        maps: dict[int, list[torch.Tensor]] = {}
+        for strip, grid in strips(x, window_grid, max(1, window), MLP_RATIO, whole):
+            for index in blocks:
+                block = self.blocks[index]
+                if self.with_cp and self.training and torch.is_grad_enabled():
+                    strip = checkpoint(block, strip, grid, use_reentrant=False)
+                else:
+                    strip = block(strip, grid)
+                stage = self._stage_ending_with.get(index)
+                if stage in self.out_indices:
+                    out = self.out_norms[str(stage)](strip) if self.out_norms else strip
+                    maps.setdefault(stage, []).append(to_image(out, grid))
+            tokens.append(strip)
+        return join(tokens, dim=1), {stage: join(parts, dim=2) for stage, parts in maps.items()}
 
     def _position_tokens(self, window_grid: tuple[int, int]) -> torch.Tensor:
         """Return the position embedding in window-major order, ``(1, windows, 64, dim)``."""
