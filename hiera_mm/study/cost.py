@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ..errors import UserError
 from ..network import VARIANTS, HieraTrunk, Variant
@@ -238,6 +239,7 @@ def draw_costs(costs: Sequence[Cost], title: str, file: Path) -> None:
         axes.set(xscale='log', yscale='log')
         axes.set_xticks(sides, [str(side) for side in sides], minor=False)
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda tick, _: f'{tick:g}')
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
