@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+import torch
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import nn
@@ -14,6 +15,7 @@ from .errors import ConfigError
 from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
 from .network.variants import NUM_STAGES
+from .outputs import Outputs
 
 
 @MODELS.register_module()
@@ -30,7 +32,11 @@ class Hiera(HieraTrunk, BaseModule):
             :class:`~hiera_mm.network.Variant`; or ``'auto'`` for that of the weights that
             ``init_cfg`` names.
         out_indices: Stages, of 0 to 3, whose features are returned; ascending. Stages after the
-            last one are not built.
+            last one are not built. With ``out_strides`` the same stage may be named again.
+        out_strides: Stride to which each output is resized, for heads that were made for other
+            strides than 4, 8, 16, 32; ``None`` for the stages' own.
+        out_channels: Channels to which each output is projected (a 1x1 convolution), for heads
+            whose channels cannot be changed; ``None`` for the stages' own.
         out_norm: The norm that follows each output, ``dict(type='LN')`` with an optional ``eps``;
             ``None`` for the bare features. Detection and segmentation heads want normalised
             features: those of a pre-norm transformer grow with depth.
@@ -41,8 +47,8 @@ class Hiera(HieraTrunk, BaseModule):
         rel_pos: ``'global'`` gives the blocks of global attention a relative position bias, one
             for rows and one for columns, that starts at zero; ``None`` for no such bias.
         frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position
-            embedding), i from 1 to 4 for the stem and the first i stages. The norms of the
-            outputs always train: they belong to what comes after the backbone.
+            embedding), i from 1 to 4 for the stem and the first i stages. Norms and
+            projections of the outputs always train: they belong to what comes after the backbone.
         drop_path_rate: Stochastic depth rate of the last block, growing linearly from 0 at the
             first one. In [0, 1).
         with_cp: Activation checkpointing: less memory, about a third more time for training.
@@ -73,6 +79,8 @@ class Hiera(HieraTrunk, BaseModule):
         arch: str | Mapping[str, object] | Variant = 'tiny',
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_strides: Sequence[int] | None = None,
+        out_channels: Sequence[int] | None = None,
         out_norm: Mapping[str, object] | None = {'type': 'LN'},
         pos_embed: str | Mapping[str, object] | None = None,
         rel_pos: str | None = None,
@@ -95,10 +103,12 @@ class Hiera(HieraTrunk, BaseModule):
                     "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
                 )
             arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
+        _check_outputs(out_indices, out_strides, out_channels)
+        stages = out_indices if out_strides is None else sorted(set(out_indices))
         try:
             super().__init__(
                 arch,
-                out_indices=out_indices,
+                out_indices=stages,
                 out_norm_eps=_out_norm_eps(out_norm),
                 pos_embed=pos_embed,
                 rel_pos=rel_pos,
@@ -112,9 +122,36 @@ class Hiera(HieraTrunk, BaseModule):
         # mmengine's constructor has run inside HieraTrunk's, which knows nothing of init_cfg.
         self.init_cfg = copy.deepcopy(init_cfg)
         self._pretrained = pretrained
+        # For each output, which of the features that the network returns it is made of.
+        self._sources = [self.out_indices.index(stage) for stage in out_indices]
+        self.outputs: Outputs | None = None
+        if out_strides is not None or out_channels is not None:
+            channels = [self.out_channels[source] for source in self._sources]
+            self.outputs = Outputs(channels, out_channels, out_strides)
+            self.out_channels = channels if out_channels is None else list(out_channels)
+            self.strides = self.strides if out_strides is None else list(out_strides)
         self.frozen_stages = frozen_stages
         for part in self._frozen_parts():
             part.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Compute the features of a batch of images.
+
+        Args:
+            x: Normalised images of a floating dtype, ``(B, in_channels, H, W)``, any H, W >= 1.
+
+        Returns:
+            For each output i a map ``(B, out_channels[i], ceil(H / s), ceil(W / s))`` where s is
+            ``strides[i]``.
+
+        Raises:
+            TypeError: If ``x`` is not a floating tensor.
+            ValueError: If ``x`` is not 4-D, has other channels, or is empty.
+        """
+        features = super().forward(x)
+        if self.outputs is None:
+            return features
+        return self.outputs([features[source] for source in self._sources], x.shape[-2:])
 
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; mmengine calls this before a training.
@@ -151,6 +188,25 @@ class Hiera(HieraTrunk, BaseModule):
         num_blocks = sum(self.variant.depths[: self.frozen_stages])
         position = [getattr(self, name) for name in self.position_names]
         return [self.patch_embed, *position, *self.blocks[:num_blocks]]
+
+
+def _check_outputs(
+    out_indices: Sequence[int],
+    out_strides: Sequence[int] | None,
+    out_channels: Sequence[int] | None,
+) -> None:
+    for name, values in (('out_strides', out_strides), ('out_channels', out_channels)):
+        if values is None:
+            continue
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise TypeError(f'{name} must be a sequence of whole numbers or None, got {values!r}')
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+            raise ValueError(f'{name} must be whole numbers above 0, got {values!r}')
+        if len(values) != len(out_indices):
+            raise ValueError(
+                f'{name} {tuple(values)} needs one number for each of out_indices '
+                f'{tuple(out_indices)}'
+            )
 
 
 def _pretrained(init_cfg: object) -> dict[str, object] | None:

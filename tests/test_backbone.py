@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import hiera_mm  # noqa: F401  (registers Hiera)
 from hiera_mm.backbone import Hiera
@@ -124,6 +125,54 @@ def test_attributes_tell_tools_what_comes_out():
     assert [tuple(f.shape) for f in features] == [(2, 224, 28, 40), (2, 896, 7, 10)]
 
 
+@pytest.mark.parametrize('size', [(64, 96), (97, 33), (1, 1)])
+def test_outputs_in_the_strides_and_channels_asked_for(small_arch, size):
+    strides = [4, 8, 8, 8, 64]
+    backbone = Hiera(
+        small_arch,
+        out_indices=(0, 3, 2, 3, 3),
+        out_strides=strides,
+        out_channels=(5, 6, 7, 8, 9),
+    ).eval()
+    assert backbone.out_channels == [5, 6, 7, 8, 9]
+    assert backbone.strides == strides
+    x = torch.randn(2, 3, *size)
+    features = backbone(x)
+    assert [tuple(f.shape) for f in features] == [
+        (2, dim, -(-size[0] // stride), -(-size[1] // stride))
+        for dim, stride in zip((5, 6, 7, 8, 9), strides, strict=True)
+    ]
+    sum(f.square().sum() for f in features).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+def test_a_resized_output_is_the_stage_resized(small_arch):
+    torch.manual_seed(0)
+    plain = Hiera(small_arch, out_indices=(1, 3)).eval()
+    torch.manual_seed(0)
+    resized = Hiera(small_arch, out_indices=(1, 3, 3), out_strides=(8, 8, 64)).eval()
+    x = torch.randn(1, 3, 128, 64)
+    with torch.no_grad():
+        (second, last), (same, larger, smaller) = plain(x), resized(x)
+    assert torch.equal(second, same)
+    assert torch.equal(larger, F.interpolate(last, (16, 8), mode='bilinear'))
+    torch.testing.assert_close(smaller, F.avg_pool2d(last, 2))
+
+
+def test_weights_load_into_a_backbone_with_projections_and_out_of_it(small_arch, tmp_path):
+    torch.manual_seed(1)
+    source = Hiera(small_arch, out_channels=(3, 3, 3, 3))
+    file = tmp_path / 'weights.pth'
+    torch.save({'state_dict': {f'backbone.{n}': t for n, t in source.state_dict().items()}}, file)
+    init_cfg = dict(type='Pretrained', checkpoint=str(file))
+    for options in ({}, dict(out_channels=(3, 3, 3, 3))):
+        torch.manual_seed(2)
+        backbone = Hiera(small_arch, init_cfg=init_cfg, **options)
+        backbone.init_weights()
+        for name, tensor in backbone.state_dict().items():
+            assert torch.equal(tensor, source.state_dict()[name]), name
+
+
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
@@ -133,6 +182,11 @@ def test_attributes_tell_tools_what_comes_out():
         (dict(out_norm='LN'), TypeError, r"dict\(type='LN'\)"),
         (dict(out_norm=dict(type='BN')), ValueError, 'norm_cfg in the neck'),
         (dict(out_norm=dict(type='LN', momentum=1)), ValueError, 'optional eps'),
+        (dict(out_strides=(4, 8)), ValueError, r'out_strides \(4, 8\) needs one number for each'),
+        (dict(out_channels=64), TypeError, 'out_channels must be a sequence'),
+        (dict(out_strides=(4, 8, 8, 0)), ValueError, 'above 0'),
+        (dict(out_indices=(3, 3)), ValueError, 'ascend'),
+        (dict(out_indices=(3, 4), out_strides=(8, 8)), ValueError, 'stages 0, 1, 2, 3'),
     ],
 )
 def test_bad_arguments(options, error, message):

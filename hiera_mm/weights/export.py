@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError, listing
 from ..network import Variant, resolve_variant
 from ..network.position import Absolute, AbsoluteWin, PositionEmbedding
 from . import architecture
-from .families import FAMILIES, Family
+from .families import FAMILIES, OUTPUTS, Family
 from .loading import read
 from .positions import adapt
 from .reading import Weights
@@ -83,7 +83,7 @@ def export(weights: Weights, variant: Variant, to: str) -> Export:
         prefix, container = 'image_encoder.trunk.', 'model'
     elif to == 'ours':
         container = 'state_dict'
-    left_out = [n for n in tensors if n.startswith('out_norms.') and to != 'ours']
+    left_out = [n for n in tensors if n.startswith(OUTPUTS) and to != 'ours']
     kept = {n: t for n, t in {**learnt, **tensors}.items() if n not in left_out}
     return Export(
         family=family,

@@ -122,7 +122,10 @@ _LAYERS = (
 )  # fmt: skip
 _OUTSIDE_BLOCKS = re.compile(
     r'pos_embed|pos_embed_window|patch_embed\.proj\.(weight|bias)|out_norms\.[0-3]\.(weight|bias)'
+    r'|outputs\.projections\.\d+\.(weight|bias)'
 )
+OUTPUTS = ('out_norms.', 'outputs.')
+"""Beginnings of the names of what no published Hiera has: parts between it and what reads it."""
 
 
 def _replace_start(name: str, renamed: Mapping[str, str]) -> str:
@@ -194,7 +197,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             name='ours',
             title='hiera_mm',
-            marks=(r'out_norms\.', r'blocks\.\d+\.attn\.rel_pos_'),
+            marks=(r'out_norms\.', r'outputs\.', r'blocks\.\d+\.attn\.rel_pos_'),
             windowed=None,
             relative_position=True,
         ),

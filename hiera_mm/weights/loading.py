@@ -14,6 +14,7 @@ from ..errors import CheckpointError, listing
 from ..network import HieraTrunk, Variant
 from ..network.position import kind_of
 from . import architecture
+from .families import OUTPUTS
 from .files import read_file
 from .positions import adapt
 from .reading import Weights, interpret, nonfinite
@@ -157,13 +158,13 @@ def plan(
     for name in unused:
         del tensors[name]
         reason = (
-            'norms of outputs, which this network does not have'
-            if name.startswith('out_norms.')
+            'norms or projections of outputs, which this network does not have'
+            if name.startswith(OUTPUTS)
             else 'stages after the last of out_indices'
         )
         dropped.setdefault(reason, []).append(name)
     missing = [name for name in wanted if name not in tensors]
-    kept = [name for name in missing if name.startswith('out_norms.') or '.rel_pos_' in name]
+    kept = [name for name in missing if name.startswith(OUTPUTS) or '.rel_pos_' in name]
     if len(missing) > len(kept):
         absent = [name for name in missing if name not in kept]
         raise CheckpointError(

@@ -69,7 +69,10 @@ def test_the_norms_of_transformers_are_kept(trained, tmp_path, small_arch):
     assert same(network, trained)
     bare = Hiera(small_arch, out_norm=None)
     text = str(weights.load(bare, tmp_path / 'model.safetensors'))
-    assert 'left out      8 tensors: norms of outputs, which this network does not have' in text
+    assert (
+        'left out      8 tensors: norms or projections of outputs, which this network does not have'
+        in text
+    )
 
 
 def test_fewer_stages_take_what_they_need(trained, file, small_arch):
