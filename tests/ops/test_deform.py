@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 
 import mmcv.ops
 import pytest
@@ -161,3 +163,21 @@ def test_switchable_atrous_convolution(use_deform):
     result.sum().backward()
     assert features.grad.abs().sum() > 0
     assert layer.switch.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+def test_shifts_that_are_no_numbers_read_nothing(value):
+    """In a process of its own: where this fails, the process dies."""
+    code = f"""
+import torch, hiera_mm
+from mmcv.ops import deform_conv2d
+x, w = torch.ones(2, 4, 8, 8, requires_grad=True), torch.ones(4, 4, 3, 3, requires_grad=True)
+offset = torch.full((2, 18, 8, 8), float('{value}'))
+offset[1] = 0
+out = deform_conv2d(x, offset, w, 1, 1, 1, 1, 1)
+out.sum().backward()
+assert (out[0] == 0).all() and out[1].max() == 36, out
+assert (x.grad[0] == 0).all() and x.grad[1].max() == 36
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .precision import widen
 
+OUTSIDE = -1e6  # pixels
+
 
 def deform_conv_forward(
     input: Tensor,
@@ -209,7 +211,11 @@ def _operands(
         mask = input.new_zeros(len(input), 1)
     if bias is None:
         bias = weight.new_zeros(len(weight))
-    return widen(input, weight, offset, mask, bias)
+    input, weight, offset, mask, bias = widen(input, weight, offset, mask, bias)
+    # Where a training diverges, mmcv takes a shift that is no number for one out of the image, and
+    # the loss says NaN in the end. torchvision would read memory that is not there.
+    offset = offset.nan_to_num(nan=OUTSIDE, posinf=OUTSIDE, neginf=OUTSIDE)
+    return input, weight, offset, mask, bias
 
 
 def _forward(
