@@ -42,8 +42,8 @@ class Hiera(HieraTrunk, BaseModule):
             features: those of a pre-norm transformer grow with depth.
         pos_embed: Kind of position embedding, ``'absolute'``, ``'window_aligned'``,
             ``'absolute_win'`` or ``'absolute_win_recursive'``, or a dict of it as ``type`` and its
-            options; ``None`` for the one that ``arch`` was trained with. See
-            :mod:`hiera_mm.network.position`.
+            options; ``None`` for that of ``arch``: window aligned for the release's sizes, absolute
+            win for SAM 2's. See :mod:`hiera_mm.network.position`.
         rel_pos: ``'global'`` gives the blocks of global attention a relative position bias, one
             for rows and one for columns, that starts at zero; ``None`` for no such bias.
         frozen_stages: Parts that are not trained: -1 for none, 0 for the stem (patch and position

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 
 from .layout import MASK_UNIT
 from .names import did_you_mean
-from .position import Absolute, AbsoluteWin, PositionEmbedding, make_position_embedding
+from .position import AbsoluteWin, PositionEmbedding, WindowAligned, make_position_embedding
 
 NUM_STAGES = 4
 
@@ -44,7 +44,8 @@ class Variant:
             it: its queries are pooled inside them.
         global_blocks: Blocks, counted from 0 over all stages, that attend globally although
             their stage has windows.
-        pos_embed: The position embedding it is trained with.
+        pos_embed: Its position embedding. Those published with an absolute map keep the map's
+            windows aligned at other sizes; docs/resolution.md says why.
         layer_scale: Whether both branches of a block end in a learnt factor for each channel.
         shortcut: What the first block of a later stage adds its attention to: ``'proj'`` for a
             projection of its normalised tokens, max-pooled; ``'pool'`` for the tokens themselves,
@@ -60,7 +61,7 @@ class Variant:
     depths: tuple[int, ...]
     window_sizes: tuple[int, ...] = (8, 4, 0, 0)
     global_blocks: tuple[int, ...] = ()
-    pos_embed: PositionEmbedding = field(default_factory=Absolute)
+    pos_embed: PositionEmbedding = field(default_factory=WindowAligned)
     layer_scale: bool = False
     shortcut: str = 'proj'
 

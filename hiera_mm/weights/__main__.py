@@ -11,10 +11,12 @@ import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operator
 
 from ..errors import run_tool
 from ..network import HieraTrunk
+from ..network.position import kind_of
 from . import architecture
 from .catalog import CATALOG
 from .downloads import cache_folder
 from .loading import read
+from .positions import window_share
 
 
 def list_known(word: str) -> None:
@@ -50,6 +52,9 @@ def inspect(source: str, prefix: str | None) -> None:
         print(f'  prefix        {weights.prefix}')
     print(f'  architecture  {" or ".join(names) or architecture.describe(weights)}')
     print(f'  position      {position}')
+    if kind_of(position) != 'absolute':  # a map that is not of whole mask units
+        learnt = {name: weights.tensors[name].float() for name in position.shapes(1)}
+        print(f'  window part   {window_share(learnt, position):.0%} of its variance')
     print(f'  parameters    {sum(t.numel() for t in weights.tensors.values()):,}')
     for reason, dropped in weights.dropped.items():
         print(f'  besides       {len(dropped)} tensors: {reason}')

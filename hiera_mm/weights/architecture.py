@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from ..errors import CheckpointError
 from ..network import VARIANTS, HieraTrunk, Variant
-from ..network.position import Absolute, AbsoluteWin, PositionEmbedding, kind_of
+from ..network.layout import MASK_UNIT
+from ..network.position import (
+    Absolute,
+    AbsoluteWin,
+    PositionEmbedding,
+    WindowAligned,
+    kind_of,
+)
 from .reading import Weights
 
 
@@ -32,7 +39,8 @@ def position_of(weights: Weights, path: object) -> PositionEmbedding:
     if learnt is not None and learnt.ndim == 3 and window is None:
         side = math.isqrt(learnt.shape[1])
         if side**2 == learnt.shape[1]:
-            return Absolute((side, side))
+            # The same parameter under another name: how it is resized is for the network to say.
+            return (Absolute if side % MASK_UNIT else WindowAligned)((side, side))
     shapes = {name: tuple(t.shape) for name, t in weights.tensors.items() if 'pos_embed' in name}
     raise CheckpointError(
         f'{path} has no position embedding that hiera_mm knows: expected (1, tokens, channels) '

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.layout import MASK_UNIT
 from ..network.position import (
+    PRETRAIN_GRID,
     Absolute,
     AbsoluteWin,
     PositionEmbedding,
@@ -69,6 +70,21 @@ def adapt(
         + ('equal to the map' if residual < 1e-5 else f'{residual:.1%} of it is lost (RMS)')
     )
     return {'pos_embed': rest, 'pos_embed_window': window}, note
+
+
+def window_share(parameters: Mapping[str, Tensor], embedding: PositionEmbedding) -> float:
+    """Return how much of an embedding's variance its mean mask unit holds, from 0 to 1.
+
+    It says how much is at stake when the embedding is resized: what is in the mean mask unit, an
+    absolute map loses at other sizes.
+
+    Args:
+        parameters: Those of the embedding.
+        embedding: Of whole mask units at its own size.
+    """
+    grid = embedding.grid if isinstance(embedding, Absolute) else PRETRAIN_GRID
+    whole = embedding.resize(parameters, grid)
+    return float(mean_unit(whole).var(dim=(2, 3)).sum() / whole.var(dim=(2, 3)).sum())
 
 
 def split(learnt: Tensor, embedding: AbsoluteWin) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 
 from hiera_mm.errors import CheckpointError
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
-from hiera_mm.network.position import Absolute, AbsoluteWin
+from hiera_mm.network.position import Absolute, AbsoluteWin, WindowAligned
 from hiera_mm.weights.architecture import (
     name_of,
     position_of,
@@ -109,7 +109,7 @@ def test_auto_asks_where_weights_do_not_tell(small_arch):
 
 def test_auto_takes_the_size_of_the_map_from_the_file():
     weights = weights_of('huge', pos_embed=dict(type='absolute', grid=112))
-    assert resolve(weights, 'x.pth').pos_embed == Absolute((112, 112))
+    assert resolve(weights, 'x.pth').pos_embed == WindowAligned((112, 112))
     assert isinstance(resolve(weights, 'x.pth'), Variant)
 
 
@@ -127,7 +127,7 @@ def test_a_name_does_not_depend_on_the_position_embedding():
 
 
 def test_position_embeddings_of_files():
-    assert position_of(weights_of('tiny'), 'x.pth') == Absolute()
+    assert position_of(weights_of('tiny'), 'x.pth') == WindowAligned()
     assert position_of(weights_of('sam2_base_plus'), 'x.pth') == AbsoluteWin((14, 14))
     timm = AbsoluteWin((16, 16), antialias=True)
     assert position_of(weights_of('small_abswin'), 'x.pth') == timm

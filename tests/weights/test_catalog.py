@@ -70,6 +70,7 @@ def test_inspect(tmp_path):
     assert 'architecture  sam2_tiny' in done.stdout
     assert 'prefix        image_encoder.trunk.' in done.stdout
     assert 'parameters    26,849,472' in done.stdout
+    assert re.search(r'window part   \d+% of its variance', done.stdout)
     missing = run('inspect', tmp_path / 'y.pt')
     assert missing.returncode == 2
     assert 'does not exist' in missing.stderr

@@ -44,7 +44,7 @@ def test_everything_is_loaded_and_reported(trained, file, small_arch):
     text = str(report)
     assert text.startswith(f'Hiera weights from {file}\n')
     assert 'family        hiera_mm' in text
-    assert 'position embedding absolute: as in the file' in text
+    assert 'position embedding window_aligned: as in the file' in text
     assert 'not in file' not in text
 
 

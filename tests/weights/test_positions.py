@@ -3,7 +3,7 @@ import torch
 
 from hiera_mm.errors import CheckpointError
 from hiera_mm.network.position import Absolute, AbsoluteWin, WindowAligned, mean_unit, tile
-from hiera_mm.weights.positions import adapt, split
+from hiera_mm.weights.positions import adapt, split, window_share
 
 DIM = 3
 
@@ -127,3 +127,14 @@ def test_maps_that_are_not_whole_mask_units_are_refused():
         CheckpointError, match='covers 14x14 tokens, which are not whole mask units'
     ):
         adapt(absolute(14), Absolute((14, 14)), WindowAligned())
+
+
+@pytest.mark.parametrize('rest', [0.0, 1.0, 3.0])
+def test_the_share_of_the_window_part(rest):
+    torch.manual_seed(0)
+    unit, other = torch.randn(1, 500, 8, 8), torch.randn(1, 500, 56, 56)
+    whole = tile(unit, (56, 56)) + rest * (other - tile(mean_unit(other), (56, 56)))
+    share = window_share({'pos_embed': whole.flatten(2).transpose(1, 2)}, WindowAligned())
+    assert share == pytest.approx(1 / (1 + rest**2 * 48 / 49), rel=0.05)
+    parts = {'pos_embed': torch.zeros(1, 500, 7, 7), 'pos_embed_window': unit}
+    assert window_share(parts, AbsoluteWin((7, 7))) == pytest.approx(1, rel=0.02)
