@@ -95,5 +95,5 @@ def draw_results(results: Mapping[Job, float], setting: Setting, file: Path) -> 
         axes.set_ylabel('mean IoU of boxes')
     for axes in grid[-1]:
         axes.set_xlabel('side of the scene')
-    grid[0, 0].legend(frameon=False, fontsize='x-small')
+    grid[0, 0].legend(frameon=False, fontsize='x-small', handlelength=4, markerscale=0.7)
     figure.savefig(file)
