@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument('--test-scenes', type=int, default=default.test_scenes)
     args = vars(parser.parse_args())
     work_dir, fresh, workers = (args.pop(name) for name in ('work_dir', 'fresh', 'workers'))
+    if workers < 1:
+        parser.error('--workers must be at least 1')
     setting = Setting(**{**args, 'scales': tuple(args['scales'])})
     ledger = Ledger(work_dir / 'scores.jsonl', setting_record(setting), fresh=fresh)
 

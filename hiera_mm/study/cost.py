@@ -34,6 +34,7 @@ the first layout divide every side that is a multiple of 256."""
 
 SIDES = (512, 768, 1024, 1280, 1536, 1792, 2048)
 GIB = 2**30
+CLEAR_PEAK = Path('/proc/self/clear_refs')
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class Setting:
             raise UserError('at least two different sides are needed to see how the cost grows')
         if self.repeats < 1 or self.threads < 1:
             raise UserError('repeats and threads must be at least 1')
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise UserError(f'there is no device {self.device!r}; use cpu or cuda') from error
+        if kind == 'cuda' and not torch.cuda.is_available():
+            raise UserError('torch finds no CUDA device here; use the device cpu')
+        if kind not in ('cpu', 'cuda'):
+            raise UserError(f'memory can be measured on cpu and cuda, not on {kind}')
+        if kind == 'cpu' and not CLEAR_PEAK.exists():
+            raise UserError('memory on a CPU can be measured on Linux only')
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ def _peak_memory(run: Callable[[], None], device: torch.device) -> int:
         run()
         return torch.cuda.max_memory_allocated(device) - before
     # Linux forgets the peak so far when asked to, and counts from the present use.
-    Path('/proc/self/clear_refs').write_text('5')
+    CLEAR_PEAK.write_text('5')
     before = _status('VmRSS')
     run()
     return _status('VmHWM') - before

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engine.paths import make_folder
 from ..errors import UserError
 
 
@@ -24,14 +25,15 @@ class Ledger:
         results: What was measured, by name.
 
     Raises:
-        UserError: If the file was written under another setting, or by something else.
+        UserError: If the file was written under another setting, or by something else, or cannot be
+            written.
     """
 
     def __init__(self, file: Path, setting: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.file = file
         self.results: dict[str, Any] = {}
         self._setting = json.loads(json.dumps(setting))
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         if fresh or not file.exists():
             self._begin()
         else:

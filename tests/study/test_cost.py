@@ -67,6 +67,8 @@ def test_the_table():
         (dict(sides=(16, 512)), 'at least 32 pixels, got 16'),
         (dict(sides=(512, 512)), 'two different sides'),
         (dict(repeats=0), 'at least 1'),
+        (dict(device='gpu'), "no device 'gpu'; use cpu or cuda"),
+        (dict(device='meta'), 'not on meta'),
     ],
 )
 def test_bad_settings(options, message):

@@ -48,3 +48,9 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path, content):
     with pytest.raises(UserError, match='not a file of results'):
         Ledger(file, SETTING)
     assert file.read_text() == content
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / 'taken').write_text('a file')
+    with pytest.raises(UserError, match='Cannot write to the folder'):
+        Ledger(tmp_path / 'taken' / 'results.jsonl', SETTING)
