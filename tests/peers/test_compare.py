@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hiera_mm.peers import PEERS
-from hiera_mm.peers.compare import LIMIT, compare, table
+from hiera_mm.peers.compare import LIMIT, Comparison, compare, table
 from hiera_mm.peers.registry import BIG
 
 pytestmark = pytest.mark.peers
@@ -63,3 +63,10 @@ def test_the_table(monkeypatch):
     assert text.splitlines()[2].startswith('| `timm.hiera` | tiny | 224x224 | ')
     assert len(lines) == 1
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_table_with_a_nan_in_it_is_no_agreement(monkeypatch):
+    done = Comparison('peer', 'tiny', (224, 224), (1e-15, float('nan'), 1e-15, 1e-15), 1.0)
+    monkeypatch.setattr('hiera_mm.peers.compare.compare', lambda *_: [done])
+    _, within = table(['tiny'], lambda _: None)
+    assert not within
