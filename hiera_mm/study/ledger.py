@@ -73,4 +73,5 @@ class Ledger:
                 'Choose another --work-dir, or give --fresh to measure anew.'
             )
         if rest:
-            self.file.write_text(whole + '\n', encoding='utf-8')
+            # Cut off, not written anew: there is no moment at which results could be lost.
+            os.truncate(self.file, len(f'{whole}\n'.encode()))
