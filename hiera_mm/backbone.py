@@ -103,9 +103,9 @@ class Hiera(HieraTrunk, BaseModule):
                     "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
                 )
             arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
-        _check_outputs(out_indices, out_strides, out_channels)
-        stages = out_indices if out_strides is None else sorted(set(out_indices))
         try:
+            _check_outputs(out_indices, out_strides, out_channels)
+            stages = out_indices if out_strides is None else sorted(set(out_indices))
             super().__init__(
                 arch,
                 out_indices=stages,

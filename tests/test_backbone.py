@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import hiera_mm  # noqa: F401  (registers Hiera)
 from hiera_mm.backbone import Hiera
+from hiera_mm.errors import ConfigError
 
 
 def test_every_toolbox_builds_it_from_the_root_registry(small_arch):
@@ -182,7 +183,7 @@ def test_weights_load_into_a_backbone_with_projections_and_out_of_it(small_arch,
         (dict(out_norm='LN'), TypeError, r"dict\(type='LN'\)"),
         (dict(out_norm=dict(type='BN')), ValueError, 'norm_cfg in the neck'),
         (dict(out_norm=dict(type='LN', momentum=1)), ValueError, 'optional eps'),
-        (dict(out_strides=(4, 8)), ValueError, r'out_strides \(4, 8\) needs one number for each'),
+        (dict(out_strides=(4, 8)), ConfigError, r'out_strides \(4, 8\) needs one number for each'),
         (dict(out_channels=64), TypeError, 'out_channels must be a sequence'),
         (dict(out_strides=(4, 8, 8, 0)), ValueError, 'above 0'),
         (dict(out_indices=(3, 3)), ValueError, 'ascend'),
