@@ -99,9 +99,13 @@ class BoxNetwork(nn.Module):
             nn.Conv2d(CHANNELS, 4, kernel_size=1),
         )
 
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the backbone's features of images, ``(B, 3, H, W)`` uint8."""
+        return self.backbone((images.float() - MEAN) / STD)
+
     def forward(self, images: Tensor) -> Tensor:
         """Predict the distances of :class:`Boxes` from its images, ``(B, 3, H, W)`` uint8."""
-        features = self.backbone((images.float() - MEAN) / STD)
+        features = self.features(images)
         size = features[0].shape[-2:]
         merged = sum(
             F.interpolate(lateral(feature), size=size, mode='bilinear')

@@ -179,9 +179,7 @@ def exponent(costs: Iterable[Cost], value: Callable[[Cost], float]) -> float:
         value: What of a cost to look at.
     """
     points = [(2 * math.log(cost.side), math.log(value(cost))) for cost in costs]
-    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points, strict=True))
-    covariance = sum((x - mean_x) * (y - mean_y) for x, y in points)
-    return covariance / sum((x - mean_x) ** 2 for x, _ in points)
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def describe(setting: Setting) -> str:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..data.scenes import draw_scene
 from ..network.layout import MASK_UNIT
-from ..network.position import PositionEmbedding, kind_of, mean_unit, tile
-from .boxes import MEAN, STD, BoxNetwork
+from ..network.position import PositionEmbedding, kind_of, mean_unit
+from .boxes import BoxNetwork
 from .resolution import ARMS, FORMS, GRID, SIDE, TRAINED, network_of
 
 TRAINED_WITH = 'absolute_win'  # its window part is the one that can be seen
+SHOWN = [arm for arm in ARMS if arm.trained == TRAINED_WITH and arm.layout == 'global']
 SCALES = (1.0, 1.5, 2.0)
 STAGES = (0, 1, 2)
 SCENE_SEED = 12
@@ -66,15 +67,14 @@ def draw_features(state: Mapping[str, Tensor], file: Path) -> None:
     """
     large = draw_scene(np.random.default_rng(SCENE_SEED), (2 * SIDE, 2 * SIDE)).image
     small = cv2.resize(large, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    arms = [arm for arm in ARMS if arm.trained == TRAINED_WITH and arm.layout == 'global']
     columns = 2 * len(STAGES) + 1
-    figure = Figure(figsize=(INCHES * columns, INCHES * len(arms)), dpi=120, layout='constrained')
-    grid = figure.subplots(len(arms), columns, squeeze=False)
+    figure = Figure(figsize=(INCHES * columns, INCHES * len(SHOWN)), dpi=120, layout='constrained')
+    grid = figure.subplots(len(SHOWN), columns, squeeze=False)
     figure.suptitle(
         f'Features of one image at {SIDE}x{SIDE} and at twice that; the same colours mean the same '
         'features'
     )
-    for row, arm in zip(grid, arms, strict=True):
+    for row, arm in zip(grid, SHOWN, strict=True):
         network = network_of(arm, state).eval()
         row[0].imshow(large[..., ::-1])
         row[0].set_ylabel(arm.form, fontsize='small')
@@ -84,7 +84,7 @@ def draw_features(state: Mapping[str, Tensor], file: Path) -> None:
             for place, image in enumerate(colours):
                 axes = row[1 + 2 * index + place]
                 axes.imshow(image, interpolation='nearest')
-                if arm is arms[0]:
+                if arm is SHOWN[0]:
                     axes.set_title(f'stage {stage}, {place + 1}x', fontsize='small')
         for axes in row:
             _bare(axes)
@@ -94,11 +94,10 @@ def draw_features(state: Mapping[str, Tensor], file: Path) -> None:
 def _forms(state: Mapping[str, Tensor]) -> list[tuple[PositionEmbedding, dict[str, Tensor]]]:
     """Return every form of the trained embedding with its parameters."""
     forms = []
-    for arm in ARMS:
-        if arm.trained == TRAINED_WITH and arm.layout == 'global':
-            backbone = network_of(arm, state).backbone
-            parameters = {n: getattr(backbone, n).detach() for n in backbone.position_names}
-            forms.append((FORMS[arm.trained, arm.form], parameters))
+    for arm in SHOWN:
+        backbone = network_of(arm, state).backbone
+        parameters = {n: getattr(backbone, n).detach() for n in backbone.position_names}
+        forms.append((FORMS[arm.trained, arm.form], parameters))
     return forms
 
 
@@ -106,8 +105,7 @@ def _clearest_channel(state: Mapping[str, Tensor]) -> int:
     """Return the channel of which the window part makes up the largest share."""
     form = TRAINED[TRAINED_WITH]
     whole = form.resize({name: state[f'backbone.{name}'] for name in form.shapes(1)}, GRID)
-    window = tile(mean_unit(whole), GRID)
-    return int((window.var(dim=(0, 2, 3)) / whole.var(dim=(0, 2, 3))).argmax())
+    return int((mean_unit(whole).var(dim=(0, 2, 3)) / whole.var(dim=(0, 2, 3))).argmax())
 
 
 def _channel(
@@ -120,7 +118,7 @@ def _channel(
 def _features(network: BoxNetwork, image: np.ndarray) -> list[Tensor]:
     """Return the backbone's features of a BGR image, each ``(H, W, C)``."""
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
-    return [f[0].permute(1, 2, 0) for f in network.backbone((batch.float() - MEAN) / STD)]
+    return [feature[0].permute(1, 2, 0) for feature in network.features(batch)]
 
 
 def _colours(features: Sequence[Tensor]) -> list[np.ndarray]:
