@@ -150,3 +150,19 @@ def test_crowds_are_some_tiny_objects_of_one_class(scenes):
     for crowd in crowds:
         parts = cv2.connectedComponents(crowd.mask.astype(np.uint8))[0] - 1
         assert parts >= 4
+
+
+def test_a_scene_of_a_given_size_has_objects_to_match():
+    counts = {}
+    for side in (64, 160, 384):
+        scenes = [draw_scene(np.random.default_rng(i), (side, side + 32)) for i in range(12)]
+        assert all(scene.image.shape == (side, side + 32, 3) for scene in scenes)
+        counts[side] = max(len(scene.things) for scene in scenes)
+    assert counts[64] <= 3
+    assert counts[160] <= 8
+    assert counts[384] > 12
+
+
+def test_a_scene_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match='at least 64 pixels'):
+        draw_scene(np.random.default_rng(0), (64, 63))
