@@ -8,8 +8,8 @@ from pathlib import Path
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
 from hiera_mm.errors import run_tool
+from hiera_mm.ledger import Ledger
 from hiera_mm.study import cost
-from hiera_mm.study.ledger import Ledger
 
 
 def main() -> None:

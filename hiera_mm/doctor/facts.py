@@ -110,7 +110,7 @@ def gather() -> Facts:
         raise RuntimeError(f'The doctor could not look around:\n{process.stderr}')
     return Facts(
         python=platform.python_version(),
-        versions=_versions(),
+        versions=installed_versions(),
         errors=errors,
         operators=found.get('operators', 'missing'),
         torch_cuda=found.get('torch_cuda'),
@@ -152,7 +152,8 @@ def _import_error(name: str) -> str | None:
     return None
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Return the version of each installed distribution of :data:`DISTRIBUTIONS`."""
     versions = {}
     for name in (name for names in DISTRIBUTIONS.values() for name in names):
         try:

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..errors import UserError
+from ..ledger import Ledger
 from ..network import VARIANTS, HieraTrunk, Variant
 from ..network.trunk import WINDOW_PIXELS
-from .ledger import Ledger
 
 LAYOUTS: dict[str, Variant] = {
     'windows alone': replace(VARIANTS['tiny'], window_sizes=(8, 4, 16, 8)),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..ledger import Ledger
 from ..network import Variant
 from ..network.layout import MASK_UNIT
 from ..network.position import (
@@ -32,7 +33,6 @@ from ..network.position import (
 from ..network.trunk import PATCH_STRIDE
 from ..weights.positions import adapt
 from .boxes import Boxes, BoxNetwork, draw_boxes, score, train
-from .ledger import Ledger
 
 SIDE = 128  # pixels of a training scene
 REPORT_SECONDS = 15.0

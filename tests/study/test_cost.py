@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from hiera_mm.errors import UserError
+from hiera_mm.ledger import Ledger
 from hiera_mm.study import cost
 from hiera_mm.study.cost import Cost, Setting
-from hiera_mm.study.ledger import Ledger
 
 
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0])

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hiera_mm.errors import UserError
+from hiera_mm.ledger import Ledger
 from hiera_mm.study import pictures, report, resolution
 from hiera_mm.study.boxes import BoxNetwork
-from hiera_mm.study.ledger import Ledger
 from hiera_mm.study.resolution import ARMS, LAYOUTS, SIDE, TRAINED, Setting, jobs, network_of
 
 SMALL = Setting(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engine.paths import make_folder
-from ..errors import UserError
+from .engine.paths import make_folder
+from .errors import UserError
 
 
 class Ledger:

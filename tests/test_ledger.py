@@ -1,7 +1,7 @@
 import pytest
 
 from hiera_mm.errors import UserError
-from hiera_mm.study.ledger import Ledger
+from hiera_mm.ledger import Ledger
 
 SETTING = dict(seeds=3, scales=(1.0, 2.0))
 

@@ -1,0 +1,125 @@
+"""Whoever reads the features has to know their new channels, and which outputs are left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+# Parts of a model that read no features.
+_NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
+
+
+def channel_changes(
+    owner: Mapping[str, Any], old: Sequence[int], new: Sequence[int]
+) -> dict[Path, Any]:
+    """Find what has to change in a model when its backbone gives other channels.
+
+    Where there is a neck, it alone reads the backbone; else all heads may. In a reader, the number
+    or list under a key that ends in ``in_channels`` tells the channels that come in. A head of
+    mmseg says with ``in_index`` which outputs it reads; elsewhere the old channels tell which ones
+    are meant.
+
+    Args:
+        owner: The config of the model, or of the part of it, that has the backbone.
+        old: Channels of the old backbone's outputs.
+        new: Those of the new one's.
+
+    Returns:
+        New values by their path in ``owner``.
+    """
+    changes: dict[Path, Any] = {}
+    for path, node in _reading_dicts(owner):
+        for key, value in node.items():
+            if key.endswith('in_channels'):
+                changed = _changed(node, key, value, old, new)
+                if changed is not None and changed != value:
+                    changes[(*path, key)] = changed
+    return changes
+
+
+def output_changes(
+    owner: Mapping[str, Any], channels: Sequence[int], unread: Sequence[int]
+) -> dict[Path, Any]:
+    """Find what has to change in the readers when outputs are left out that nobody uses.
+
+    Args:
+        owner: The config of the model, or of the part of it, that has the backbone.
+        channels: Channels of the outputs that the readers were told of.
+        unread: Outputs to leave out, by place.
+
+    Returns:
+        New values by their path in ``owner``.
+    """
+    kept = [place for place in range(len(channels)) if place not in unread]
+    changes: dict[Path, Any] = {}
+    for path, node in _reading_dicts(owner):
+        for key, value in node.items():
+            if key == 'start_level' and isinstance(value, int) and value > 0:
+                changes[(*path, key)] = value - sum(place < value for place in unread)
+            elif key == 'in_index' and value is not None:
+                places = [value] if isinstance(value, int) else list(value)
+                places = [place % len(channels) for place in places]
+                if all(place in kept for place in places):
+                    moved = [kept.index(place) for place in places]
+                    changes[(*path, key)] = moved[0] if isinstance(value, int) else moved
+            elif (
+                key.endswith('in_channels')
+                and isinstance(value, list | tuple)
+                and list(value) == list(channels)
+                and node.get('in_index') is None
+            ):
+                changes[(*path, key)] = [channels[place] for place in kept]
+    return changes
+
+
+def _reading_dicts(owner: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield every dict inside the parts of a model that read its backbone."""
+    neck = owner.get('neck')
+    if isinstance(neck, list | tuple) and neck:
+        yield from _dicts(neck[0], ('neck', 0))
+    elif neck:
+        yield from _dicts(neck, ('neck',))
+    else:
+        for key, value in owner.items():
+            if key not in _NO_READERS:
+                yield from _dicts(value, (key,))
+
+
+def _dicts(node: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        yield path, node
+        for key, value in node.items():
+            if key not in _NO_READERS:
+                yield from _dicts(value, (*path, key))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _dicts(value, (*path, index))
+
+
+def _changed(
+    node: Mapping[str, Any], key: str, value: Any, old: Sequence[int], new: Sequence[int]
+) -> Any:
+    """Return the new value of one key, or None if it does not speak of the backbone's channels."""
+    old, new = list(old), list(new)
+    index = node.get('in_index')
+    if key == 'in_channels' and index is not None:
+        places = [index] if isinstance(index, int) else list(index)
+        values = [value] if isinstance(value, int) else list(value)
+        if [old[place] for place in places] == values:
+            changed = [new[place] for place in places]
+            return changed[0] if isinstance(value, int) else changed
+    if isinstance(value, int):
+        # Of several outputs alike the last is the one that is read by default.
+        return new[len(old) - 1 - old[::-1].index(value)] if value in old else None
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    values = list(value)
+    for start in range(len(old) - len(values), -1, -1):
+        part = slice(start, start + len(values))
+        if old[part] == values:
+            return new[part]
+        if old[part] == values[::-1]:
+            return new[part][::-1]
+    return None

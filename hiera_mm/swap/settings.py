@@ -1,0 +1,180 @@
+"""What follows outside the network: pixels as Hiera knows them, and a transformer's schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.config import as_list, walk
+from .channels import Path
+from .find import owners
+
+# What every published Hiera was trained on.
+MEAN = [123.675, 116.28, 103.53]
+STD = [58.395, 57.12, 57.375]
+SIZE_DIVISOR = 32  # a mask unit
+
+# What the toolboxes train their own Swin with: learning rate at a batch of 16, weight decay, and
+# iterations and first factor of the warm-up.
+_ADAMW = {'mmdet': (1e-4, 0.05), 'mmseg': (6e-5, 0.01)}
+_WARM_UP = {'mmdet': (1000, 0.001), 'mmseg': (1500, 1e-6)}
+_BATCH = 16
+_ADAPTIVE = ('Adam', 'Lion', 'Lamb')  # in the names of optimisers whose rates fit a transformer
+_WARMING = ('LinearLR', 'ConstantLR', 'Warmup')
+
+# By size, SAM 2's as the release's. Drop path: Table 15 of the paper for base to large, else
+# Table 14b. Layer-wise decay: Table 14b.
+_DROP_PATH = dict(tiny=0.1, small=0.1, base=0.2, base_plus=0.2, large=0.4, huge=0.3)
+_DECAY_RATE = dict(tiny=0.65, small=0.65, base=0.7, base_plus=0.7, large=0.85, huge=0.85)
+
+_OTHER_CONSTRUCTORS_OPTIONS = (
+    'num_layers', 'decay_rate', 'decay_type', 'layer_decay_rate', 'force_default_settings',
+)  # fmt: skip
+
+
+def drop_path_of(arch: str) -> float:
+    """Return the drop path rate that suits an architecture in fine-tuning."""
+    return _DROP_PATH.get(_size(arch), 0.1)
+
+
+def drop_old_weights(cfg: dict[str, Any]) -> tuple[str, ...]:
+    """Remove from a config, in place, what would load weights of a network with another backbone.
+
+    Returns:
+        The files that were named; those of the backbone itself too, which goes with them.
+    """
+    named: dict[str, None] = {}
+    if cfg.get('load_from'):
+        named[str(cfg['load_from'])] = None
+        cfg['load_from'] = None
+    for node in (cfg['model'], *(owner for path, owner in owners(cfg['model']) if path)):
+        for part in (node, node.get('backbone') or {}):
+            if isinstance(part.get('pretrained'), str):
+                named[part['pretrained']] = None
+            for init in walk(part.get('init_cfg')):
+                if init.get('checkpoint'):
+                    named[str(init['checkpoint'])] = None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
+        if 'Pretrained' in str(node.get('init_cfg')):
+            node['init_cfg'] = None
+    return tuple(named)
+
+
+def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]) -> None:
+    """Change how images are normalised, in place, to what Hiera was trained on."""
+    in_rgb = any(
+        'LoadImage' in str(node.get('type')) and node.get('channel_order') == 'rgb'
+        for node in walk(cfg.get('train_pipeline') or cfg.get('train_dataloader'))
+    )
+    found = list(_preprocessors(cfg['model'], ('model',)))
+    if not found and isinstance(cfg.get('data_preprocessor'), dict):
+        found = [(('data_preprocessor',), cfg['data_preprocessor'])]
+    if not found:
+        kind = 'DetDataPreprocessor' if scope == 'mmdet' else 'SegDataPreProcessor'
+        cfg['model']['data_preprocessor'] = dict(type=kind)
+        found = [(('model', 'data_preprocessor'), cfg['model']['data_preprocessor'])]
+    for path, node in found:
+        new = dict(mean=MEAN, std=STD, bgr_to_rgb=not in_rgb)
+        if node.get('rgb_to_bgr'):
+            new['rgb_to_bgr'] = False
+        if 'SegDataPreProcessor' not in str(node['type']):
+            divisor = node.get('pad_size_divisor') or 1
+            if divisor % SIZE_DIVISOR:
+                new['pad_size_divisor'] = SIZE_DIVISOR
+        changed = [key for key, value in new.items() if _differs(node.get(key), value)]
+        if changed == ['pad_size_divisor']:
+            remarks[path] = f'A mask unit has {SIZE_DIVISOR} pixels.'
+        elif changed:
+            remarks[path] = 'Hiera was trained on RGB images, normalised so.'
+        node |= {key: new[key] for key in changed}
+
+
+def train_as_transformer(
+    cfg: dict[str, Any], scope: str, arch: str, *, has_weights: bool, remarks: dict[Path, str]
+) -> None:
+    """Change optimiser, learning rates and decay, in place, to what suits a transformer.
+
+    An optimiser of Adam's kind stays with its settings, since its config was made for such a
+    model. Another one becomes the AdamW of the toolbox's own Swin configs, its learning rate in
+    proportion to the batch; a warm-up goes before the schedule if there is none, and rates at which
+    schedules end keep their share of the first one.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    if not isinstance(wrapper, dict) or not isinstance(wrapper.get('optimizer'), dict):
+        return
+    optimizer = wrapper['optimizer']
+    if not any(name in _name(optimizer.get('type')) for name in _ADAPTIVE):
+        _use_adamw(cfg, scope, remarks)
+    options = {
+        key: value
+        for key, value in (wrapper.get('paramwise_cfg') or {}).items()
+        if key not in _OTHER_CONSTRUCTORS_OPTIONS
+    }
+    slowed = any('backbone' in key for key in options.get('custom_keys') or {})
+    remark = 'No weight decay on biases, norms and position embeddings of the backbone'
+    if not has_weights:
+        remark += '. It starts at random: no layer-wise decay of its learning rate.'
+    elif slowed:
+        remark += '. Its learning rate is lowered already: no layer-wise decay.'
+    else:
+        options = dict(decay_rate=_DECAY_RATE.get(_size(arch), 0.7), **options)
+        remark += ';\nlayer-wise decay of its learning rate as in Table 14b of the paper.'
+    wrapper['constructor'] = 'HieraOptimWrapperConstructor'
+    remarks[('optim_wrapper', 'constructor')] = remark
+    if options or wrapper.get('paramwise_cfg'):
+        wrapper['paramwise_cfg'] = options
+
+
+def _use_adamw(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]) -> None:
+    optimizer = cfg['optim_wrapper']['optimizer']
+    rate, weight_decay = _ADAMW[scope]
+    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or _BATCH
+    rate = rate * batch / _BATCH
+    old_rate = optimizer.get('lr')
+    cfg['optim_wrapper']['optimizer'] = dict(
+        type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=weight_decay
+    )
+    remarks[('optim_wrapper', 'optimizer')] = (
+        f"Transformers are trained with AdamW: rate and decay of {scope}'s own Swin configs,\n"
+        f'for a batch of {batch}.'
+    )
+    schedule = as_list(cfg.get('param_scheduler'))
+    changes = []
+    for item in schedule:
+        if item.get('eta_min') and old_rate:
+            item['eta_min'] = float(f'{item["eta_min"] * rate / old_rate:.3g}')
+            changes.append('The rate ends at the same share of the first one.')
+    if schedule and not any(name in _name(schedule[0].get('type')) for name in _WARMING):
+        steps, factor = _WARM_UP[scope]
+        warm_up = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=steps)
+        schedule.insert(0, warm_up)
+        changes.insert(0, 'A transformer needs a warm-up.')
+    if changes:
+        cfg['param_scheduler'] = schedule
+        remarks[('param_scheduler',)] = ' '.join(dict.fromkeys(changes))
+
+
+def _preprocessors(node: Any, path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the data preprocessors in a model that do the work, not those around them."""
+    found = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'reid' or not isinstance(value, dict):
+                continue
+            inner = _preprocessors(value, (*path, key))
+            found += inner
+            if key == 'data_preprocessor' and not inner:
+                found.append(((*path, key), value))
+    return found
+
+
+def _differs(old: Any, new: Any) -> bool:
+    return list(old) != new if isinstance(old, list | tuple) else old != new
+
+
+def _name(kind: object) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _size(arch: str) -> str:
+    return arch.removeprefix('sam2_')

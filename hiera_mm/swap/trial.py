@@ -1,0 +1,220 @@
+"""Does a model work? One made-up batch through losses, gradients and prediction."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..backbone import Hiera
+from ..engine.config import walk
+from ..weights.families import OUTPUTS
+from .find import TOOLBOXES, configs_root
+from .samples import SIDE, make_batch
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one batch showed of a model.
+
+    Attributes:
+        losses: The losses by name.
+        unread: Outputs of the Hiera inside that no loss depends on, by their place.
+        prediction_error: What the model raised in place of a prediction; None if it made one.
+    """
+
+    losses: dict[str, float]
+    unread: tuple[int, ...] = ()
+    prediction_error: str | None = None
+
+
+def build(model: Mapping[str, Any], scope: str) -> nn.Module:
+    """Build a model as a CPU can run it on small images, without the weights that it names.
+
+    Args:
+        model: Its config.
+        scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
+    """
+    import_models(scope)
+    cfg = without_weights(ConfigDict(copy.deepcopy(dict(model))))
+    _find_teacher(cfg, scope)
+    for node in walk(cfg):
+        # Both would make large images of small ones.
+        node.pop('batch_augments', None)
+        if 'SegDataPreProcessor' in str(node.get('type')):
+            node.pop('size', None)
+            node['size_divisor'] = 1
+    torch.manual_seed(SEED)
+    with _quiet(), DefaultScope.overwrite_default_scope(scope):
+        network = revert_sync_batchnorm(MODELS.build(cfg))
+        network.init_weights()
+    return network
+
+
+def run(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
+    """Compute losses, gradients and predictions of one batch.
+
+    Args:
+        model: The model.
+        scope: The toolbox's scope.
+        side: Height and width of the images, in pixels.
+
+    Raises:
+        ArithmeticError: If a loss, or a gradient in a Hiera, is not finite.
+        RuntimeError: If parameters of a Hiera got no gradient though its outputs are read.
+        Exception: Whatever the model raises in training.
+    """
+    with DefaultScope.overwrite_default_scope(scope), _quiet():
+        with _outputs_of_hiera(model) as outputs:
+            total, losses = _loss(model, scope, side)
+        total.backward()
+        unread = _unread(outputs)
+        _check_gradients(model, all_read=not unread)
+        return Trial(losses, unread, _prediction_error(model, scope, side))
+
+
+def run_original(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
+    """Compute losses and predictions of one batch with a model as it was.
+
+    Args:
+        model: The model.
+        scope: The toolbox's scope.
+        side: Height and width of the images, in pixels.
+
+    Raises:
+        ArithmeticError: If a loss is not finite.
+        Exception: Whatever the model raises in training.
+    """
+    with DefaultScope.overwrite_default_scope(scope), _quiet():
+        with torch.no_grad():
+            _, losses = _loss(model, scope, side)
+        return Trial(losses, prediction_error=_prediction_error(model, scope, side))
+
+
+def _loss(model: nn.Module, scope: str, side: int) -> tuple[Tensor, dict[str, float]]:
+    torch.manual_seed(SEED)
+    model.train()
+    data = model.data_preprocessor(make_batch(model, scope, side), training=True)
+    total, parsed = model.parse_losses(model(**data, mode='loss'))
+    losses = {name: float(value) for name, value in parsed.items()}
+    if not all(math.isfinite(value) for value in losses.values()):
+        raise ArithmeticError(f'losses are not finite: {losses}')
+    return total, losses
+
+
+def _prediction_error(model: nn.Module, scope: str, side: int) -> str | None:
+    model.eval()
+    batch = make_batch(model, scope, side, training=False)
+    try:
+        with torch.no_grad():
+            model(**model.data_preprocessor(batch, training=False), mode='predict')
+    except Exception as error:
+        return f'{type(error).__name__}: {error}'
+    return None
+
+
+def import_models(scope: str) -> None:
+    """Register what the models of a toolbox are made of.
+
+    Raises:
+        ImportError: If the toolbox is not installed.
+    """
+    for part in ('models', 'datasets', 'visualization', 'evaluation', 'structures', 'engine'):
+        importlib.import_module(f'{scope}.{part}')
+
+
+def without_weights(node: Any) -> Any:
+    """Remove from a model's config, in place, what would load weights from somewhere."""
+    if isinstance(node, dict):
+        for key in list(node):
+            value = node[key]
+            if (
+                (key == 'pretrained' and isinstance(value, str))
+                or (key == 'init_cfg' and 'Pretrained' in str(value))
+                or key == 'teacher_ckpt'
+            ):
+                node[key] = None
+            else:
+                without_weights(value)
+    elif isinstance(node, list | tuple):
+        for item in node:
+            without_weights(item)
+    return node
+
+
+def _find_teacher(cfg: ConfigDict, scope: str) -> None:
+    """Let a teacher's config, named from the toolbox's repository, be found wherever we are."""
+    teacher = cfg.get('teacher_config')
+    if isinstance(teacher, str) and scope in TOOLBOXES and not Path(teacher).exists():
+        cfg.teacher_config = str(configs_root(scope).parent / teacher)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what the toolboxes say: mmengine tells of every weight that it sets."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _outputs_of_hiera(model: nn.Module) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Collect the outputs of every Hiera in a model; those in training keep their gradients."""
+    collected: list[tuple[Tensor, ...]] = []
+
+    def keep(module: nn.Module, inputs: Any, features: tuple[Tensor, ...]) -> None:
+        if all(feature.requires_grad for feature in features):
+            for feature in features:
+                feature.retain_grad()
+            collected.append(features)
+
+    handles = [
+        module.register_forward_hook(keep)
+        for module in model.modules()
+        if isinstance(module, Hiera)
+    ]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _unread(outputs: list[tuple[Tensor, ...]]) -> tuple[int, ...]:
+    places = range(len(outputs[0])) if outputs else ()
+    return tuple(i for i in places if all(features[i].grad is None for features in outputs))
+
+
+def _check_gradients(model: nn.Module, *, all_read: bool) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, Hiera):
+            continue
+        for inner, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:
+                if all_read or not inner.startswith(OUTPUTS):
+                    raise RuntimeError(f'no gradient reaches {name}.{inner}')
+            elif not parameter.grad.isfinite().all():
+                raise ArithmeticError(f'the gradient of {name}.{inner} is not finite')

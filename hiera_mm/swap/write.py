@@ -1,0 +1,187 @@
+"""A short config that builds on another: only what differs, as a person would write it."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+from typing import Any
+
+from .channels import Path
+
+WIDTH = 100
+INDENT = '    '
+DELETE = '_delete_'
+
+
+def text_config(
+    base: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    remarks: Mapping[Path, str],
+    head: str,
+) -> str:
+    """Return a config in text style that turns one config into another.
+
+    Args:
+        base: What it builds on, as its ``_base_`` is to name it.
+        old: The complete config behind ``base``.
+        new: The complete config to be.
+        remarks: Comments by path.
+        head: A comment for the top.
+    """
+    paragraphs = [[*_comment(head), f'_base_ = {base!r}']]
+    for key, value in differences(old, new).items():
+        paragraphs.append([*_comment(remarks.get((key,))), _assignment(key, value, remarks)])
+    return _text(paragraphs)
+
+
+def python_config(
+    base: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    remarks: Mapping[Path, str],
+    head: str,
+) -> str:
+    """Return the same in the pure-Python style.
+
+    Args:
+        base: The module it builds on, as its import statement is to name it.
+        old: The complete config behind ``base``.
+        new: The complete config to be.
+        remarks: Comments by path.
+        head: A comment for the top.
+    """
+    paragraphs = [
+        [*_comment(head), 'from importlib import import_module'],
+        ['from mmengine.config import read_base'],
+        ['with read_base():', f'{INDENT}from {base} import *'],
+        [
+            *_comment('The imports of a config are lazy. This one is not: it registers Hiera.'),
+            "import_module('hiera_mm')",
+        ],
+    ]
+    for key, value in differences(old, new).items():
+        if isinstance(value, dict) and key in old:
+            inner = _literal(value, 0, (key,), remarks, WIDTH - len(f'{key}.merge()'))
+            statement = f'{key}.merge({inner})'
+        else:
+            statement = _assignment(key, value, remarks)
+        paragraphs.append([*_comment(remarks.get((key,))), statement])
+    return _text(paragraphs)
+
+
+def base_path(original: File, out: File, *, absolute: bool) -> str:
+    """Return how a config at one place names another that it builds on."""
+    return str(original) if absolute else File(os.path.relpath(original, out.parent)).as_posix()
+
+
+def base_module(original: File, out: File, package: File | None) -> str:
+    """Return the module under which a pure-Python config imports another.
+
+    Args:
+        original: The config that is built upon.
+        out: The one that builds on it.
+        package: The folder of the installed package that ``original`` is part of, if any.
+    """
+    if package is not None:
+        return '.'.join(original.relative_to(package.parent).with_suffix('').parts)
+    steps = File(os.path.relpath(original.with_suffix(''), out.parent)).parts
+    up = sum(step == '..' for step in steps)
+    return '.' * (up + 1) + '.'.join(steps[up:])
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has to be merged into one config to make another of it.
+
+    A dict that lost keys, or whose type changed, is given whole and with ``_delete_``; lists and
+    tuples are given whole, as merging has no way into them.
+    """
+    found = {}
+    for key, value in new.items():
+        if key in old and old[key] == value and isinstance(old[key], type(value)):
+            continue
+        before = old.get(key)
+        if not isinstance(value, Mapping) or key not in old:
+            found[key] = value
+        elif isinstance(before, Mapping) and _can_merge(before, value):
+            found[key] = differences(before, value)
+        else:
+            found[key] = {DELETE: True, **value}
+    return found
+
+
+def _can_merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return set(old) <= set(new) and old.get('type') == new.get('type')
+
+
+def _assignment(key: str, value: Any, remarks: Mapping[Path, str]) -> str:
+    return f'{key} = ' + _literal(value, 0, (key,), remarks, WIDTH - len(f'{key} = '))
+
+
+def _literal(value: Any, depth: int, path: Path, remarks: Mapping[Path, str], room: int) -> str:
+    """Return a value as Python text: on one line where it fits, else broken up.
+
+    Args:
+        value: Dicts, lists, tuples, and what repr can show.
+        depth: Indentation of the line that it begins on.
+        path: Where it stands.
+        remarks: Comments by path.
+        room: Characters left on that line.
+    """
+    flat = _flat(value)
+    commented = any(len(at) > len(path) and at[: len(path)] == path for at in remarks)
+    if len(flat) <= room and not (commented and isinstance(value, Mapping)):
+        return flat
+    inner = INDENT * (depth + 1)
+    lines = []
+    if isinstance(value, Mapping) and _is_keywords(value):
+        for key, item in value.items():
+            lines += _comment(remarks.get((*path, key)), inner)
+            head = f'{inner}{key}='
+            rest = WIDTH - len(head) - 1
+            lines.append(head + _literal(item, depth + 1, (*path, key), remarks, rest) + ',')
+        opening, closing = 'dict(', ')'
+    elif isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            head = f'{inner}{key!r}: '
+            rest = WIDTH - len(head) - 1
+            lines.append(head + _literal(item, depth + 1, (*path, key), remarks, rest) + ',')
+        opening, closing = '{', '}'
+    elif isinstance(value, list | tuple) and value:
+        for index, item in enumerate(value):
+            rest = WIDTH - len(inner) - 1
+            lines.append(inner + _literal(item, depth + 1, (*path, index), remarks, rest) + ',')
+        opening, closing = '[]' if isinstance(value, list) else '()'
+    else:
+        return flat
+    return opening + '\n' + '\n'.join(lines) + f'\n{INDENT * depth}{closing}'
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if _is_keywords(value):
+            return f'dict({", ".join(f"{key}={_flat(item)}" for key, item in value.items())})'
+        return '{' + ', '.join(f'{key!r}: {_flat(item)}' for key, item in value.items()) + '}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(_flat, value))}]'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(_flat, value))}{"," if len(value) == 1 else ""})'
+    return repr(value)
+
+
+def _is_keywords(value: Mapping[Any, Any]) -> bool:
+    return all(isinstance(key, str) and key.isidentifier() for key in value)
+
+
+def _comment(text: str | None, indent: str = '') -> list[str]:
+    return [
+        f'{indent}# {line}'
+        for paragraph in (text or '').splitlines()
+        for line in textwrap.wrap(paragraph, WIDTH - len(indent) - 2)
+    ]
+
+
+def _text(paragraphs: Sequence[Sequence[str]]) -> str:
+    return '\n\n'.join('\n'.join(lines) for lines in paragraphs) + '\n'
