@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from . import probe, trial
 from .channels import Path, channel_changes, output_changes
 from .find import owners
 from .probe import Feature
+from .samples import Kind
 from .stages import choose_stages
 
 LARGE_SIDE = 320  # pixels
@@ -46,13 +48,18 @@ class Workbench:
         """Return :func:`.probe.emitted`."""
         return self._once(('emitted', scope, repr(backbone)), probe.emitted, backbone, scope)
 
-    def try_swapped(self, model: Mapping[str, Any], scope: str) -> trial.Trial:
+    def try_swapped(self, model: Mapping[str, Any], scope: str, *, masks: bool) -> trial.Trial:
         """Build a model with Hiera inside and return :func:`.trial.run`."""
-        return self._once(('swapped', scope, repr(model)), _try, trial.run, model, scope)
+        return self._once(
+            ('swapped', scope, str(masks), repr(model)), _try, trial.run, model, scope, masks
+        )
 
-    def try_original(self, model: Mapping[str, Any], scope: str) -> trial.Trial:
+    def try_original(self, model: Mapping[str, Any], scope: str, *, masks: bool) -> trial.Trial:
         """Build a model as it was and return :func:`.trial.run_original`."""
-        return self._once(('original', scope, repr(model)), _try, trial.run_original, model, scope)
+        return self._once(
+            ('original', scope, str(masks), repr(model)),
+            _try, trial.run_original, model, scope, masks,
+        )  # fmt: skip
 
     def _once(self, key: tuple[str, ...], function: Callable[..., Any], *args: Any) -> Any:
         if key not in self._known:
@@ -67,14 +74,18 @@ class Workbench:
         return result
 
 
-def _try(run: Callable[..., trial.Trial], model: Mapping[str, Any], scope: str) -> trial.Trial:
+def _try(
+    run: Callable[..., trial.Trial], model: Mapping[str, Any], scope: str, masks: bool
+) -> trial.Trial:
     network = trial.build(model, scope)
+    channels = [probe.image_channels(owner['backbone']) for _, owner in owners(model)]
+    kind = Kind(max(channels, default=probe.RGB), masks)
     try:
-        return run(network, scope)
+        return run(network, scope, kind)
     except Exception as error:
         # Heads that shrink maps many times over need larger images.
         try:
-            return run(network, scope, LARGE_SIDE)
+            return run(network, scope, replace(kind, side=LARGE_SIDE))
         except Exception:
             raise error from None
 
@@ -100,6 +111,8 @@ def swap_model(
     model: Mapping[str, Any],
     scope: str,
     options: Mapping[str, Any],
+    *,
+    masks: bool = True,
     workbench: Workbench | None = None,
 ) -> SwappedModel:
     """Put Hiera into a model, and make sure that it computes losses, gradients and predictions.
@@ -108,12 +121,14 @@ def swap_model(
         model: The config of the model.
         scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
         options: Options of :class:`~hiera_mm.backbone.Hiera` other than those of its outputs.
+        masks: Whether the data that it is trained on has masks.
         workbench: Where models are tried.
 
     Raises:
         ConfigError: If there is no backbone to swap, or no way that works; the message says why.
     """
     workbench = workbench or Workbench()
+    try_swapped = partial(workbench.try_swapped, scope=scope, masks=masks)
     parts = list(owners(model))
     if not parts:
         raise ConfigError('it has no backbone')
@@ -132,9 +147,9 @@ def swap_model(
             ]
             if not any(taken):
                 continue
-            swapped = _try_out(swapped, [path for path, _ in parts], scope, workbench)
+            swapped = _try_out(swapped, [path for path, _ in parts], try_swapped)
             if swapped.prediction_error is not None:
-                before = workbench.try_original(model, scope).prediction_error
+                before = workbench.try_original(model, scope, masks=masks).prediction_error
                 if swapped.prediction_error != before:
                     raise RuntimeError(f'in prediction: {swapped.prediction_error}')
             return swapped
@@ -154,7 +169,7 @@ def _with_own_channels(
     owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
 ) -> _Change:
     """Give Hiera's own channels, and tell those that read them."""
-    backbone = _backbone(features, owner['backbone'], options)
+    backbone = _backbone(owner, features, options)
     changes = channel_changes(owner, [f.channels for f in features], _channels(backbone))
     remarks = {('backbone', 'out_strides'): KEEPS_STRIDES} if 'out_strides' in backbone else {}
     return _Change({('backbone',): backbone, **changes}, remarks)
@@ -164,7 +179,7 @@ def _with_old_channels(
     owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
 ) -> _Change:
     """Give exactly what the old backbone gave, for readers whose channels are hard-wired."""
-    backbone = _backbone(features, owner['backbone'], options)
+    backbone = _backbone(owner, features, options)
     strides = tuple(feature.stride for feature in features)
     if 'out_strides' in backbone or strides != _strides(backbone):
         backbone['out_strides'] = strides
@@ -183,6 +198,8 @@ def _without_pyramid_neck(
     strides = [feature.stride for feature in pyramid]
     if strides[: len(STRIDES)] != list(STRIDES):
         return None
+    if probe.image_channels(owner['backbone']) != probe.RGB:
+        options = dict(options, in_channels=probe.image_channels(owner['backbone']))
     backbone = dict(type=Hiera.__name__, **options)
     if len(pyramid) == NUM_STAGES and scope == 'mmseg':
         # Heads of mmseg read maps of any channels.
@@ -207,10 +224,12 @@ def _without_pyramid_neck(
 
 
 def _try_out(
-    swapped: SwappedModel, paths: Sequence[Path], scope: str, workbench: Workbench
+    swapped: SwappedModel,
+    paths: Sequence[Path],
+    try_swapped: Callable[[Mapping[str, Any]], trial.Trial],
 ) -> SwappedModel:
     """Try a swapped model, and if outputs turn out to be read by nobody, the model without them."""
-    shown = workbench.try_swapped(swapped.model, scope)
+    shown = try_swapped(swapped.model)
     swapped.prediction_error, unread = shown.prediction_error, shown.unread
     if not unread:
         return swapped
@@ -219,7 +238,7 @@ def _try_out(
         for path in paths:
             owner = _at(less.model, path)
             _apply(less, path, _without_outputs(owner, unread))
-        shown = workbench.try_swapped(less.model, scope)
+        shown = try_swapped(less.model)
         if not shown.unread and shown.prediction_error == swapped.prediction_error:
             return less
     except Exception:  # whatever a toolbox's model may raise; the one before it works
@@ -247,10 +266,16 @@ def _without_outputs(owner: Mapping[str, Any], unread: Sequence[int]) -> _Change
 
 
 def _backbone(
-    features: Sequence[Feature], old: Mapping[str, Any], options: Mapping[str, Any]
+    owner: Mapping[str, Any], features: Sequence[Feature], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    indices, strides = choose_stages(features, old)
+    head = owner.get('decode_head')
+    main = head.get('in_index', -1) if isinstance(head, Mapping) and not owner.get('neck') else None
+    main = main if isinstance(main, int) else None
+    indices, strides = choose_stages(features, owner['backbone'], main)
     backbone: dict[str, Any] = dict(type=Hiera.__name__, **options)
+    channels = probe.image_channels(owner['backbone'])
+    if channels != probe.RGB:
+        backbone['in_channels'] = channels
     if indices != tuple(range(NUM_STAGES)):
         backbone['out_indices'] = indices
     if not _are_own(indices, strides):

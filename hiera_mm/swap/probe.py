@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from ..errors import ConfigError
 from .trial import import_models, without_weights
 
 SIDE = 256  # pixels; what comes out tells the strides up to 64
+RGB = 3
 BATCH = 2  # norms over a batch need more than one value
 
 
@@ -45,7 +47,7 @@ def emitted(backbone: Mapping[str, Any], scope: str) -> tuple[Feature, ...]:
     name = f'its backbone {backbone.get("type")}'
     side = backbone.get('img_size', SIDE)  # plain ViTs often refuse any other
     height, width = side if isinstance(side, list | tuple) else (side, side)
-    image = torch.zeros(BATCH, 3, height, width)
+    image = torch.zeros(BATCH, image_channels(backbone), height, width)
     try:
         found, tested = _run(backbone, scope, image)
     except Exception as error:
@@ -65,6 +67,11 @@ def emitted(backbone: Mapping[str, Any], scope: str) -> tuple[Feature, ...]:
             'that runs backbones of its own on it'
         )
     return features
+
+
+def image_channels(backbone: Mapping[str, Any]) -> int:
+    """Return how many channels the images have that a backbone takes."""
+    return backbone.get('in_channels', RGB)
 
 
 def emitted_by_neck(
@@ -134,4 +141,10 @@ def _features(found: object, name: str, width: int) -> tuple[Feature, ...]:
         isinstance(item, Tensor) and item.ndim == 4 for item in maps
     ):
         raise ConfigError(f'{name} gives something else than maps of features')
-    return tuple(Feature(item.shape[1], round(width / item.shape[3])) for item in maps)
+    return tuple(Feature(item.shape[1], _stride(width, item.shape[3])) for item in maps)
+
+
+def _stride(width: int, steps: int) -> int:
+    """Return the stride of a map; one more step at the edge does not change it."""
+    power = 2 ** round(math.log2(width / steps))
+    return power if abs(width / steps - power) < power / 10 else round(width / steps)

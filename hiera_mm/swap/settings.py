@@ -7,6 +7,7 @@ from typing import Any
 from ..engine.config import as_list, walk
 from .channels import Path
 from .find import owners
+from .probe import RGB, image_channels
 
 # What every published Hiera was trained on.
 MEAN = [123.675, 116.28, 103.53]
@@ -18,6 +19,7 @@ SIZE_DIVISOR = 32  # a mask unit
 _ADAMW = {'mmdet': (1e-4, 0.05), 'mmseg': (6e-5, 0.01)}
 _WARM_UP = {'mmdet': (1000, 0.001), 'mmseg': (1500, 1e-6)}
 _BATCH = 16
+FAR_ABOVE = 2
 _ADAPTIVE = ('Adam', 'Lion', 'Lamb')  # in the names of optimisers whose rates fit a transformer
 _WARMING = ('LinearLR', 'ConstantLR', 'Warmup')
 
@@ -61,7 +63,12 @@ def drop_old_weights(cfg: dict[str, Any]) -> tuple[str, ...]:
 
 
 def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]) -> None:
-    """Change how images are normalised, in place, to what Hiera was trained on."""
+    """Change how images are normalised, in place, to what Hiera was trained on.
+
+    Images of other channels than red, green and blue are left as they are.
+    """
+    if any(image_channels(owner['backbone']) != RGB for _, owner in owners(cfg['model'])):
+        return
     in_rgb = any(
         'LoadImage' in str(node.get('type')) and node.get('channel_order') == 'rgb'
         for node in walk(cfg.get('train_pipeline') or cfg.get('train_dataloader'))
@@ -94,17 +101,35 @@ def train_as_transformer(
 ) -> None:
     """Change optimiser, learning rates and decay, in place, to what suits a transformer.
 
-    An optimiser of Adam's kind stays with its settings, since its config was made for such a
-    model. Another one becomes the AdamW of the toolbox's own Swin configs, its learning rate in
-    proportion to the batch; a warm-up goes before the schedule if there is none, and rates at which
-    schedules end keep their share of the first one.
+    An optimiser of Adam's kind stays with its settings, since its config was made for a model of
+    that kind, unless its rate is far above what the toolbox trains its own Swin with. Any other
+    becomes the AdamW of these. Rates are in proportion to the batch; a warm-up goes before the
+    schedule if there is none, and rates at which schedules end keep their share of the first one.
     """
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get('optimizer'), dict):
         return
     optimizer = wrapper['optimizer']
-    if not any(name in _name(optimizer.get('type')) for name in _ADAPTIVE):
-        _use_adamw(cfg, scope, remarks)
+    adaptive = any(name in _name(optimizer.get('type')) for name in _ADAPTIVE)
+    rate, weight_decay = _ADAMW[scope]
+    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or _BATCH
+    rate = rate * batch / _BATCH
+    old_rate = optimizer.get('lr')
+    if not adaptive:
+        wrapper['optimizer'] = dict(
+            type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=weight_decay
+        )
+        remarks[('optim_wrapper', 'optimizer')] = (
+            f"Transformers are trained with AdamW: rate and decay of {scope}'s own Swin configs, "
+            f'for a batch of {batch}.'
+        )
+    elif old_rate is not None and old_rate > FAR_ABOVE * rate:
+        optimizer['lr'] = rate
+        remarks[('optim_wrapper', 'optimizer')] = (
+            f"The rate of {scope}'s own Swin configs, for a batch of {batch}."
+        )
+    if wrapper['optimizer'].get('lr') != old_rate:
+        _follow_rate(cfg, scope, rate / old_rate if old_rate else 1.0, remarks)
     options = {
         key: value
         for key, value in (wrapper.get('paramwise_cfg') or {}).items()
@@ -118,37 +143,26 @@ def train_as_transformer(
         remark += '. Its learning rate is lowered already: no layer-wise decay.'
     else:
         options = dict(decay_rate=_DECAY_RATE.get(_size(arch), 0.7), **options)
-        remark += ';\nlayer-wise decay of its learning rate as in Table 14b of the paper.'
+        remark += '; layer-wise decay of its learning rate as in Table 14b of the paper.'
     wrapper['constructor'] = 'HieraOptimWrapperConstructor'
     remarks[('optim_wrapper', 'constructor')] = remark
     if options or wrapper.get('paramwise_cfg'):
         wrapper['paramwise_cfg'] = options
 
 
-def _use_adamw(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]) -> None:
-    optimizer = cfg['optim_wrapper']['optimizer']
-    rate, weight_decay = _ADAMW[scope]
-    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or _BATCH
-    rate = rate * batch / _BATCH
-    old_rate = optimizer.get('lr')
-    cfg['optim_wrapper']['optimizer'] = dict(
-        type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=weight_decay
-    )
-    remarks[('optim_wrapper', 'optimizer')] = (
-        f"Transformers are trained with AdamW: rate and decay of {scope}'s own Swin configs,\n"
-        f'for a batch of {batch}.'
-    )
+def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[Path, str]) -> None:
+    """Let a schedule follow a learning rate that was multiplied by a factor."""
     schedule = as_list(cfg.get('param_scheduler'))
     changes = []
-    for item in schedule:
-        if item.get('eta_min') and old_rate:
-            item['eta_min'] = float(f'{item["eta_min"] * rate / old_rate:.3g}')
-            changes.append('The rate ends at the same share of the first one.')
     if schedule and not any(name in _name(schedule[0].get('type')) for name in _WARMING):
-        steps, factor = _WARM_UP[scope]
-        warm_up = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=steps)
+        steps, start = _WARM_UP[scope]
+        warm_up = dict(type='LinearLR', start_factor=start, by_epoch=False, begin=0, end=steps)
         schedule.insert(0, warm_up)
-        changes.insert(0, 'A transformer needs a warm-up.')
+        changes.append('A transformer needs a warm-up.')
+    for item in schedule:
+        if item.get('eta_min'):
+            item['eta_min'] = float(f'{item["eta_min"] * factor:.3g}')
+            changes.append('The rate ends at the same share of the first one.')
     if changes:
         cfg['param_scheduler'] = schedule
         remarks[('param_scheduler',)] = ' '.join(dict.fromkeys(changes))
@@ -177,4 +191,4 @@ def _name(kind: object) -> str:
 
 
 def _size(arch: str) -> str:
-    return arch.removeprefix('sam2_')
+    return arch.removeprefix('sam2_').removeprefix('hieradet_').removesuffix('_abswin')

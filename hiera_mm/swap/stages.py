@@ -14,7 +14,7 @@ DEEP_STRIDE = 16  # a last output finer than this comes from a dilated backbone,
 
 
 def choose_stages(
-    features: Sequence[Feature], backbone: Mapping[str, Any]
+    features: Sequence[Feature], backbone: Mapping[str, Any], main: int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Choose a stage and a stride for each output of the old backbone.
 
@@ -22,11 +22,14 @@ def choose_stages(
     outputs of growing stride are met by the stage of that stride. Where strides repeat, or the
     last one is fine, they do not tell how deep an output is: then the last output is the last
     stage, the one before it the stage before, and so on, each resized to the stride that is
-    expected. No output gets finer than stride 4: what Hiera knows of smaller things is in there.
+    expected; and the one output that the main head reads is the last stage wherever it stands, as
+    networks of several branches give it first. No output gets finer than stride 4: what Hiera knows
+    of smaller things is in there.
 
     Args:
         features: What the old backbone gives.
         backbone: Its config.
+        main: The output that the main head reads, if it reads one alone.
 
     Returns:
         The stage of each output, and its stride.
@@ -45,6 +48,8 @@ def choose_stages(
         stages = [_of_stride(stride) for stride in strides]
     else:
         stages = [max(0, NUM_STAGES - len(strides) + place) for place in range(len(strides))]
+    if main is not None and not _rising(strides):
+        stages[main] = NUM_STAGES - 1
     return tuple(stages), tuple(max(STRIDES[0], stride) for stride in strides)
 
 

@@ -126,7 +126,7 @@ def examine(name: str, file: Path, arch: str, workbench: Workbench) -> dict[str,
         if not isinstance(error, ConfigError):
             result['reason'] = f'{type(error).__name__}: {error}'
         try:
-            workbench.try_original(model, original.scope)
+            workbench.try_original(model, original.scope, masks=original.has_masks)
         except Exception as first:
             result |= dict(status=UNUSABLE, reason=f'{type(first).__name__}: {first}')
     result['seconds'] = round(time.perf_counter() - start, 1)

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from .. import __version__, weights
 from ..backbone import Hiera
-from ..engine.config import as_list
+from ..engine.config import as_list, walk
 from ..engine.paths import make_folder
 from ..errors import CheckpointError, ConfigError
 from ..weights.catalog import entry_of
@@ -48,6 +48,11 @@ class Original:
     config: dict[str, Any]
     scope: str
     lazy: bool
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the annotations that it loads for training have masks."""
+        return any(node.get('with_mask') for node in walk(self.config.get('train_dataloader')))
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,9 @@ def prepare(
         model.setdefault('data_preprocessor', new['data_preprocessor'])
     name = original.file.stem
     try:
-        swapped = swap_model(model, original.scope, options, workbench)
+        swapped = swap_model(
+            model, original.scope, options, masks=original.has_masks, workbench=workbench
+        )
     except ConfigError as error:
         raise ConfigError(f'{name} cannot take Hiera: {error}') from error
     if 'data_preprocessor' not in new['model']:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ..backbone import Hiera
 from ..engine.config import walk
 from ..weights.families import OUTPUTS
 from .find import TOOLBOXES, configs_root
-from .samples import SIDE, make_batch
+from .samples import Kind, make_batch
 
 SEED = 0
 
@@ -67,13 +68,13 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     return network
 
 
-def run(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
+def run(model: nn.Module, scope: str, kind: Kind) -> Trial:
     """Compute losses, gradients and predictions of one batch.
 
     Args:
         model: The model.
         scope: The toolbox's scope.
-        side: Height and width of the images, in pixels.
+        kind: What the images are like.
 
     Raises:
         ArithmeticError: If a loss, or a gradient in a Hiera, is not finite.
@@ -82,20 +83,20 @@ def run(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
     """
     with DefaultScope.overwrite_default_scope(scope), _quiet():
         with _outputs_of_hiera(model) as outputs:
-            total, losses = _loss(model, scope, side)
+            total, losses = _loss(model, scope, kind)
         total.backward()
         unread = _unread(outputs)
         _check_gradients(model, all_read=not unread)
-        return Trial(losses, unread, _prediction_error(model, scope, side))
+        return Trial(losses, unread, _prediction_error(model, scope, kind))
 
 
-def run_original(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
+def run_original(model: nn.Module, scope: str, kind: Kind) -> Trial:
     """Compute losses and predictions of one batch with a model as it was.
 
     Args:
         model: The model.
         scope: The toolbox's scope.
-        side: Height and width of the images, in pixels.
+        kind: What the images are like.
 
     Raises:
         ArithmeticError: If a loss is not finite.
@@ -103,14 +104,17 @@ def run_original(model: nn.Module, scope: str, side: int = SIDE) -> Trial:
     """
     with DefaultScope.overwrite_default_scope(scope), _quiet():
         with torch.no_grad():
-            _, losses = _loss(model, scope, side)
-        return Trial(losses, prediction_error=_prediction_error(model, scope, side))
+            _, losses = _loss(model, scope, kind)
+        return Trial(losses, prediction_error=_prediction_error(model, scope, kind))
 
 
-def _loss(model: nn.Module, scope: str, side: int) -> tuple[Tensor, dict[str, float]]:
+def _loss(model: nn.Module, scope: str, kind: Kind) -> tuple[Tensor, dict[str, float]]:
     torch.manual_seed(SEED)
+    hub = MessageHub.get_current_instance()
+    for clock in ('iter', 'epoch'):  # some losses change with them
+        hub.update_info(clock, hub.get_info(clock, 0))
     model.train()
-    data = model.data_preprocessor(make_batch(model, scope, side), training=True)
+    data = model.data_preprocessor(make_batch(model, scope, kind, training=True), training=True)
     total, parsed = model.parse_losses(model(**data, mode='loss'))
     losses = {name: float(value) for name, value in parsed.items()}
     if not all(math.isfinite(value) for value in losses.values()):
@@ -118,9 +122,9 @@ def _loss(model: nn.Module, scope: str, side: int) -> tuple[Tensor, dict[str, fl
     return total, losses
 
 
-def _prediction_error(model: nn.Module, scope: str, side: int) -> str | None:
+def _prediction_error(model: nn.Module, scope: str, kind: Kind) -> str | None:
     model.eval()
-    batch = make_batch(model, scope, side, training=False)
+    batch = make_batch(model, scope, kind, training=False)
     try:
         with torch.no_grad():
             model(**model.data_preprocessor(batch, training=False), mode='predict')

@@ -179,7 +179,9 @@ def _comment(text: str | None, indent: str = '') -> list[str]:
     return [
         f'{indent}# {line}'
         for paragraph in (text or '').splitlines()
-        for line in textwrap.wrap(paragraph, WIDTH - len(indent) - 2)
+        for line in textwrap.wrap(
+            paragraph, WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
+        )
     ]
 
 
