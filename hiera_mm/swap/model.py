@@ -66,8 +66,9 @@ class Workbench:
             try:
                 self._known[key] = (function(*args), None)
             except Exception as error:
-                # Without its frames, which hold the whole model.
-                self._known[key] = (None, error.with_traceback(None))
+                # Without the frames that it and those before it came through: they hold the model.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+                self._known[key] = (None, error)
         result, error = self._known[key]
         if error is not None:
             raise error

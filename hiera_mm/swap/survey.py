@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import logging
 import multiprocessing
 import os
@@ -249,6 +250,7 @@ def _work(pipe: Connection, arch: str) -> None:
         if name.rpartition('/')[0] != family:
             workbench, family = Workbench(), name.rpartition('/')[0]
         pipe.send(examine(name, file, arch, workbench))
+        gc.collect()  # models have cycles, and the next one may need the memory
 
 
 def _write_csv(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:

@@ -28,8 +28,7 @@ from .write import base_module, base_path, python_config, text_config
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
 # The part of a config's name that tells its backbone, in the toolboxes' scheme.
 _BACKBONE_IN_NAME = re.compile(
-    r'(?<=[_-])(r|x|s|d|m|cspdarknet|swin|resnet|resnest|regnet|hrnet|hrnetv2p|pvt|vit|mit|convnext)'
-    r'v?\d*[a-z0-9.-]*(?=_)'
+    r'(?<=_)(?:(?:r|x|s|d|hr)\d+|swin|res|regnet|hrnet|pvt|vit|mit|convnext|csp)[a-z0-9.-]*(?=_)'
 )
 
 

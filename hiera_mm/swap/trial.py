@@ -28,6 +28,7 @@ from .find import TOOLBOXES, configs_root
 from .samples import Kind, make_batch
 
 SEED = 0
+MAX_OBJECTS = 20  # that are predicted in an image
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     cfg = without_weights(ConfigDict(copy.deepcopy(dict(model))))
     _find_teacher(cfg, scope)
     for node in walk(cfg):
-        # Both would make large images of small ones.
+        # The first two would make large images of small ones; the masks of hundreds of objects
+        # of a thousand classes would take all memory.
         node.pop('batch_augments', None)
+        if 'max_per_img' in node:
+            node['max_per_img'] = min(node['max_per_img'], MAX_OBJECTS)
         if 'SegDataPreProcessor' in str(node.get('type')):
             node.pop('size', None)
             node['size_divisor'] = 1

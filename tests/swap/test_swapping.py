@@ -1,0 +1,251 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from hiera_mm.backbone import Hiera
+from hiera_mm.errors import CheckpointError, ConfigError
+from hiera_mm.swap import swap
+from hiera_mm.swap.find import configs_root, resolve
+from hiera_mm.swap.swapping import check_out, default_out, plain, prepare, read
+
+from .conftest import SLIM, WIDTHS
+
+DETECTOR = 'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco'
+
+
+@pytest.fixture(scope='module')
+def detector():
+    return read(DETECTOR)
+
+
+@pytest.fixture
+def swapped(detector):
+    return prepare(detector, SLIM)
+
+
+def test_swap_gives_a_complete_config():
+    cfg = swap(DETECTOR, SLIM)
+    assert isinstance(cfg, Config)
+    assert cfg.custom_imports.imports == ['hiera_mm']
+    assert cfg.model.backbone == dict(type='Hiera', arch=SLIM, drop_path_rate=0.1)
+    assert cfg.model.neck.in_channels == WIDTHS
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert cfg.train_dataloader == Config.fromfile(resolve(DETECTOR)).train_dataloader
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        MODELS.build(cfg.model)
+
+
+def test_the_schedule_can_stay():
+    cfg = swap(DETECTOR, SLIM, keep_schedule=True)
+    original = Config.fromfile(resolve(DETECTOR))
+    assert cfg.optim_wrapper == original.optim_wrapper
+    assert cfg.param_scheduler == original.param_scheduler
+    assert cfg.model.backbone == dict(type='Hiera', arch=SLIM)
+
+
+def test_what_is_written_is_short_and_says_why(swapped, tmp_path):
+    out = swapped.write(tmp_path / 'mine.py')
+    assert plain(Config.fromfile(out)) == swapped.config
+    assert out.read_text() == swapped.text(out)
+    text = out.read_text()
+    assert len(text.splitlines()) < 30
+    base = configs_root('mmdet') / f'{DETECTOR.partition("/")[2]}.py'
+    assert f"_base_ = '{base}'" in text
+    assert 'in the place of ResNet' in text
+    assert 'torchvision://resnet50' in text.split('_base_')[0]
+    assert "backbone=dict(_delete_=True, type='Hiera'" in text
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_config_of_ones_own_is_named_from_where_the_new_one_is(tmp_path):
+    own = tmp_path / 'mine' / 'detector.py'
+    own.parent.mkdir()
+    own.write_text(f"_base_ = {str(resolve(DETECTOR))!r}\ncustom_imports = dict(imports=['json'])")
+    swapped = prepare(read(own), SLIM)
+    out = swapped.write(tmp_path / 'other' / 'new.py')
+    assert "_base_ = '../mine/detector.py'" in out.read_text()
+    cfg = Config.fromfile(out)
+    assert cfg.custom_imports.imports == ['hiera_mm', 'json']
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(swapped, tmp_path, monkeypatch):
+    out = tmp_path / 'mine.py'
+    out.write_text('precious = 1')
+    with pytest.raises(ConfigError, match='Choose another --out, or give --force'):
+        swapped.write(out)
+    assert out.read_text() == 'precious = 1'
+    monkeypatch.setattr(type(swapped), 'text', lambda *_: 'x = 1')
+    with pytest.raises(RuntimeError, match='reads otherwise'):
+        swapped.write(out, force=True)
+    assert out.read_text() == 'precious = 1'
+    monkeypatch.undo()
+    swapped.write(out, force=True)
+    assert 'precious' not in out.read_text()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_places_that_cannot_be_written_to_are_refused(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match='Cannot write to the folder'):
+        check_out(tmp_path / 'file' / 'new.py', force=False)
+    with pytest.raises(ConfigError, match=r'has to end in \.py'):
+        check_out(tmp_path / 'new.txt', force=False)
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('model = dict(', 'cannot be read: SyntaxError'),
+        ("_base_ = 'nowhere.py'", 'cannot be read: FileNotFoundError'),
+        ("custom_imports = dict(imports=['no_such_module'])", 'cannot be read: ImportError'),
+        ("default_scope = 'mmdet'", 'has no model'),
+        ('model = dict()', 'default_scope = None; configs of mmdet and mmseg can be swapped'),
+        ("model = dict()\ndefault_scope = 'mmpose'", "default_scope = 'mmpose'"),
+    ],
+)
+def test_what_is_no_config_is_refused(text, reason, tmp_path):
+    (tmp_path / 'mine.py').write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read(tmp_path / 'mine.py')
+
+
+def test_a_refusal_names_the_config_and_the_reason(tmp_path):
+    (tmp_path / 'mine.py').write_text("model = dict(type='X')\ndefault_scope = 'mmdet'")
+    with pytest.raises(ConfigError, match='mine cannot take Hiera: it has no backbone'):
+        swap(tmp_path / 'mine.py', SLIM)
+
+
+def test_an_unknown_arch_is_refused_before_anything_is_built(detector, monkeypatch):
+    monkeypatch.setattr('hiera_mm.swap.swapping.swap_model', None)
+    with pytest.raises(ConfigError, match=r'tinny.*tiny'):
+        prepare(detector, 'tinny')
+    with pytest.raises(ConfigError, match='auto'):
+        prepare(detector, 'auto')
+
+
+def test_weights_are_named_and_checked(detector, tmp_path, monkeypatch):
+    file = tmp_path / 'slim.pth'
+    torch.save(Hiera(SLIM, out_norm=None).state_dict(), file)
+    swapped = prepare(detector, SLIM, weights=str(file))
+    assert swapped.config['model']['backbone']['init_cfg'] == dict(
+        type='Pretrained', checkpoint=str(file)
+    )
+    assert swapped.config['optim_wrapper']['paramwise_cfg'] == dict(decay_rate=0.7)
+    monkeypatch.setattr('hiera_mm.swap.swapping.swap_model', None)
+    for arch, weights in (
+        ('tiny', str(file)),
+        (SLIM, str(tmp_path / 'none.pth')),
+        (SLIM, 'release://base/mae_in1k'),
+    ):
+        with pytest.raises(CheckpointError):
+            prepare(detector, arch, weights=weights)
+
+
+def test_weights_with_a_name_are_not_downloaded(detector):
+    swapped = prepare(detector, 'tiny', weights='release://tiny/mae_in1k')
+    assert (
+        swapped.config['model']['backbone']['init_cfg']['checkpoint'] == 'release://tiny/mae_in1k'
+    )
+
+
+def test_outputs_that_are_not_read_are_told_to_ddp(detector, monkeypatch, tmp_path):
+    from hiera_mm.swap import swapping
+
+    swap_model = swapping.swap_model
+
+    def unread(*args, **options):
+        found = swap_model(*args, **options)
+        found.unread = True
+        return found
+
+    monkeypatch.setattr(swapping, 'swap_model', unread)
+    out = prepare(detector, SLIM).write(tmp_path / 'new.py')
+    assert Config.fromfile(out).find_unused_parameters is True
+
+
+@pytest.mark.parametrize(
+    ('stem', 'expected'),
+    [
+        ('mask-rcnn_r50_fpn_1x_coco', 'mask-rcnn_hiera-base-plus_fpn_1x_coco'),
+        ('mask-rcnn_r50-caffe_fpn_1x_coco', 'mask-rcnn_hiera-base-plus_fpn_1x_coco'),
+        ('retinanet_x101-64x4d_fpn_1x_coco', 'retinanet_hiera-base-plus_fpn_1x_coco'),
+        (
+            'pspnet_r50-d8_4xb2-40k_cityscapes-512x1024',
+            'pspnet_hiera-base-plus_4xb2-40k_cityscapes-512x1024',
+        ),
+        ('upernet_swin-tiny-patch4_8xb2_ade20k', 'upernet_hiera-base-plus_8xb2_ade20k'),
+        ('ssd300_coco', 'ssd300_coco_hiera-base-plus'),
+        ('my_detector', 'my_detector_hiera-base-plus'),
+    ],
+)
+def test_names_in_the_scheme_of_the_toolboxes(detector, stem, expected):
+    original = type(detector)(Path(f'{stem}.py'), {}, 'mmdet', False)
+    assert default_out(original.file, 'base_plus') == Path(f'{expected}.py')
+
+
+LAZY = """
+from mmengine.config import read_base
+from mmdet.models.backbones.resnet import ResNet
+
+with read_base():
+    from .base import *
+
+model.update(backbone=dict(type=ResNet, depth=18))
+model.update(neck=dict(in_channels=[64, 128, 256, 512]))
+"""
+
+
+@pytest.fixture
+def lazy_config(tmp_path, detector):
+    """A detector in the pure-Python style, in two files."""
+    folder = tmp_path / 'lazy'
+    folder.mkdir()
+    config = Config.fromfile(detector.file)
+    lines = ['from mmdet.models.detectors.faster_rcnn import FasterRCNN']
+    lines += [f'{key} = {value!r}' for key, value in plain(config).items()]
+    text = '\n'.join(lines).replace("'type': 'FasterRCNN'", "'type': FasterRCNN")
+    (folder / 'base.py').write_text(text)
+    (folder / 'mine.py').write_text(LAZY)
+    return folder / 'mine.py'
+
+
+def test_configs_in_pure_python_stay_so(lazy_config, tmp_path):
+    original = read(lazy_config)
+    assert original.lazy
+    assert original.config['model']['type'].endswith('FasterRCNN')
+    swapped = prepare(original, SLIM)
+    out = swapped.write(lazy_config.parent / 'configs' / 'new.py')
+    text = out.read_text()
+    assert 'from ..mine import *' in text
+    assert 'model.merge(' in text
+    assert 'in the place of ResNet,' in text
+    assert plain(Config.fromfile(out)) == swapped.config
+    # On its own, through a script that imports the toolbox first, as the toolboxes' own do.
+    script = (
+        'import mmdet.utils\n'
+        'from mmengine.config import Config\n'
+        'from mmengine.registry import init_default_scope\n'
+        'from mmdet.registry import MODELS\n'
+        f'cfg = Config.fromfile({str(out)!r})\n'
+        'cfg.model.backbone.arch = dict(embed_dim=16, num_heads=1, depths=(1, 1, 1, 1))\n'
+        'init_default_scope(cfg.default_scope)\n'
+        'print(type(MODELS.build(cfg.model).backbone).__name__)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'Hiera'
+
+
+def test_a_copy_in_another_place_needs_no_toolbox_folder(swapped, tmp_path):
+    out = swapped.write(tmp_path / 'new.py')
+    elsewhere = tmp_path / 'deep' / 'er'
+    elsewhere.mkdir(parents=True)
+    assert plain(Config.fromfile(shutil.copy(out, elsewhere))) == swapped.config
