@@ -51,7 +51,7 @@ def prepare_processes(cfg: Config) -> None:
     wrapper = {'broadcast_buffers': False, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = wrapper
-    replaced = _replace_sync_norms(cfg.model)
+    replaced = replace_sync_norms(cfg.model)
     if replaced:
         print_log(
             f'{replaced} synchronised norms became plain ones: without GPUs they cannot run.',
@@ -61,9 +61,13 @@ def prepare_processes(cfg: Config) -> None:
     torch.distributed.init_process_group('gloo')
 
 
-def _replace_sync_norms(model: Any) -> int:
-    """Replace norms that need a GPU by those that do not; return how many there were."""
+def replace_sync_norms(model: Any) -> int:
+    """Replace norms that need a GPU by those that do not, in place; return how many there were.
+
+    Args:
+        model: The config of a model.
+    """
     norms = [node for node in walk(model) if node.get('type') in _SYNC_NORMS]
     for norm in norms:
-        norm.type = _SYNC_NORMS[norm.type]
+        norm['type'] = _SYNC_NORMS[norm['type']]
     return len(norms)

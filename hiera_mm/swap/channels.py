@@ -22,16 +22,22 @@ def channel_changes(
     are meant.
 
     Args:
-        owner: The config of the model, or of the part of it, that has the backbone.
-        old: Channels of the old backbone's outputs.
-        new: Those of the new one's.
+        owner: The config of the model, or of the part of it, that has the backbone. Without its
+            ``neck``, the changes are those of the heads.
+        old: Channels of the old outputs.
+        new: Those of the new ones.
 
     Returns:
         New values by their path in ``owner``.
     """
     changes: dict[Path, Any] = {}
-    for path, node in _reading_dicts(owner):
+    readers = list(_reading_dicts(owner))
+    # Where heads say which output they read, numbers of those that do not are of inner parts.
+    indexed = any(node.get('in_index') is not None for _, node in readers)
+    for path, node in readers:
         for key, value in node.items():
+            if indexed and node.get('in_index') is None and isinstance(value, int):
+                continue
             if key.endswith('in_channels'):
                 changed = _changed(node, key, value, old, new)
                 if changed is not None and changed != value:
@@ -63,14 +69,15 @@ def output_changes(
                 places = [place % len(channels) for place in places]
                 if all(place in kept for place in places):
                     moved = [kept.index(place) for place in places]
-                    changes[(*path, key)] = moved[0] if isinstance(value, int) else moved
+                    many = not isinstance(value, int)
+                    changes[(*path, key)] = type(value)(moved) if many else moved[0]
             elif (
                 key.endswith('in_channels')
                 and isinstance(value, list | tuple)
                 and list(value) == list(channels)
                 and node.get('in_index') is None
             ):
-                changes[(*path, key)] = [channels[place] for place in kept]
+                changes[(*path, key)] = type(value)(channels[place] for place in kept)
     return changes
 
 
@@ -109,7 +116,7 @@ def _changed(
         values = [value] if isinstance(value, int) else list(value)
         if [old[place] for place in places] == values:
             changed = [new[place] for place in places]
-            return changed[0] if isinstance(value, int) else changed
+            return changed[0] if isinstance(value, int) else type(value)(changed)
     if isinstance(value, int):
         # Of several outputs alike the last is the one that is read by default.
         return new[len(old) - 1 - old[::-1].index(value)] if value in old else None
@@ -119,7 +126,7 @@ def _changed(
     for start in range(len(old) - len(values), -1, -1):
         part = slice(start, start + len(values))
         if old[part] == values:
-            return new[part]
+            return type(value)(new[part])
         if old[part] == values[::-1]:
-            return new[part][::-1]
+            return type(value)(new[part][::-1])
     return None

@@ -172,8 +172,38 @@ def _with_own_channels(
     """Give Hiera's own channels, and tell those that read them."""
     backbone = _backbone(owner, features, options)
     changes = channel_changes(owner, [f.channels for f in features], _channels(backbone))
+    if owner.get('neck'):
+        changes |= _changes_behind_neck(owner, features, backbone, changes, scope)
     remarks = {('backbone', 'out_strides'): KEEPS_STRIDES} if 'out_strides' in backbone else {}
     return _Change({('backbone',): backbone, **changes}, remarks)
+
+
+def _changes_behind_neck(
+    owner: Mapping[str, Any],
+    features: Sequence[Feature],
+    backbone: Mapping[str, Any],
+    changes: Mapping[Path, Any],
+    scope: str,
+) -> dict[Path, Any]:
+    """Find what has to change in the heads when a neck hands on channels of the backbone."""
+    new = copy.deepcopy(dict(owner))
+    for path, value in changes.items():
+        *way, last = path
+        _at(new, way)[last] = value
+    built = _built(backbone)
+    given = [
+        Feature(channels, stride)
+        for channels, stride in zip(built.out_channels, built.strides, strict=True)
+    ]
+    try:
+        before = probe.emitted_by_neck(owner['neck'], scope, features)
+        after = probe.emitted_by_neck(new['neck'], scope, given)
+    except ConfigError:
+        return {}  # it may want more than features; then the trial tells
+    old, new = ([feature.channels for feature in found] for found in (before, after))
+    if old == new or len(old) != len(new):
+        return {}
+    return channel_changes({key: owner[key] for key in owner if key != 'neck'}, old, new)
 
 
 def _with_old_channels(

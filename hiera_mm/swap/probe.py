@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
+from ..engine.processes import replace_sync_norms
 from ..errors import ConfigError
 from .trial import import_models, without_weights
 
@@ -75,39 +75,42 @@ def image_channels(backbone: Mapping[str, Any]) -> int:
 
 
 def emitted_by_neck(
-    neck: Mapping[str, Any], scope: str, features: Sequence[Feature]
+    neck: Mapping[str, Any] | Sequence[Mapping[str, Any]], scope: str, features: Sequence[Feature]
 ) -> tuple[Feature, ...]:
     """Return what a neck makes of a backbone's features.
 
     Args:
-        neck: Its config.
+        neck: Its config, or those of several in a row.
         scope: The toolbox's scope.
         features: What the backbone gives.
 
     Raises:
-        ConfigError: As :func:`emitted`.
+        ConfigError: If it cannot be built and run here, or gives something else than maps.
     """
-    name = f'its neck {neck.get("type")}'
     maps = tuple(
         torch.zeros(BATCH, f.channels, SIDE // f.stride, SIDE // f.stride) for f in features
     )
-    for given in (maps, maps[0]) if len(maps) == 1 else (maps,):
+    # Those that make a pyramid of a single map mostly take it bare.
+    ways = (maps, maps[0]) if len(maps) == 1 else (maps,)
+    for given in ways:
         try:
             found, _ = _run(neck, scope, given)
-            break
         except Exception as error:
             failure = error
-    else:
-        raise ConfigError(f'{name} cannot be built and run here: {failure}') from failure
-    return _features(found, name, SIDE)
+            continue
+        return _features(found, 'its neck', SIDE)
+    raise ConfigError(f'its neck cannot be built and run here: {failure}') from failure
 
 
 def _run(
-    cfg: Mapping[str, Any], scope: str, given: Tensor | tuple[Tensor, ...]
+    cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    scope: str,
+    given: Tensor | tuple[Tensor, ...],
 ) -> tuple[object, object]:
     """Return what a module gives in training and in testing."""
     import_models(scope)
-    cfg = without_weights(copy.deepcopy(dict(cfg)))
+    cfg = without_weights(copy.deepcopy(cfg))
+    replace_sync_norms(cfg)
     with DefaultScope.overwrite_default_scope(scope), torch.no_grad():
         try:
             return _on('meta', cfg, given)
@@ -116,11 +119,9 @@ def _run(
             return _on('cpu', cfg, given)
 
 
-def _on(
-    device: str, cfg: dict[str, Any], given: Tensor | tuple[Tensor, ...]
-) -> tuple[object, object]:
+def _on(device: str, cfg: Any, given: Tensor | tuple[Tensor, ...]) -> tuple[object, object]:
     with torch.device(device):
-        module = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg)))
+        module = MODELS.build(copy.deepcopy(cfg))
         if isinstance(given, Tensor):
             given = given.to(device)
         else:

@@ -86,7 +86,9 @@ def run_survey(
         print()
     results = {name: ledger.results[name] for name in files}
     _write_csv(results, work_dir / 'configs.csv')
-    report = f'{table(results)}\n\n{reasons(results)}\n'
+    versions = ', '.join(f'{name} {number}' for name, number in setting['packages'].items())
+    head = f'Surveyed with Hiera ({arch}) on {versions}.'
+    report = f'{head}\n\n{table(results)}\n\n{reasons(results)}\n'
     (work_dir / 'table.md').write_text(report, encoding='utf-8')
     return report
 
@@ -241,6 +243,8 @@ def _work(pipe: Connection, arch: str) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what the toolboxes print would break up the progress bar
         os.dup2(silence, stream)
+    # A model that needs a text encoder is not worth minutes of vain calls, or a download.
+    os.environ |= dict(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
     workbench, family = Workbench(), None
     while True:
         try:

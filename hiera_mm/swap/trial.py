@@ -9,7 +9,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..backbone import Hiera
 from ..engine.config import walk
+from ..engine.processes import replace_sync_norms
 from ..weights.families import OUTPUTS
 from .find import TOOLBOXES, configs_root
 from .samples import Kind, make_batch
@@ -55,6 +55,7 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     """
     import_models(scope)
     cfg = without_weights(ConfigDict(copy.deepcopy(dict(model))))
+    replace_sync_norms(cfg)
     _find_teacher(cfg, scope)
     for node in walk(cfg):
         # The first two would make large images of small ones; the masks of hundreds of objects
@@ -67,8 +68,9 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
             node['size_divisor'] = 1
     torch.manual_seed(SEED)
     with _quiet(), DefaultScope.overwrite_default_scope(scope):
-        network = revert_sync_batchnorm(MODELS.build(cfg))
-        network.init_weights()
+        network = MODELS.build(cfg)
+        with suppress(Exception):  # some can only start from their file
+            network.init_weights()
     return network
 
 
@@ -117,6 +119,8 @@ def _loss(model: nn.Module, scope: str, kind: Kind) -> tuple[Tensor, dict[str, f
     hub = MessageHub.get_current_instance()
     for clock in ('iter', 'epoch'):  # some losses change with them
         hub.update_info(clock, hub.get_info(clock, 0))
+    if hasattr(model, 'set_epoch'):
+        model.set_epoch(0)  # as a hook of mmdet does
     model.train()
     data = model.data_preprocessor(make_batch(model, scope, kind, training=True), training=True)
     total, parsed = model.parse_losses(model(**data, mode='loss'))

@@ -72,3 +72,30 @@ def test_readers_are_told_of_outputs_left_out():
         ('decode_head', 'in_index'): [0, 2],
         ('auxiliary_head', 'in_index'): 1,
     }
+
+
+def test_lists_stay_lists_and_tuples_tuples():
+    owner = dict(neck=dict(in_channels=(512, 1024, 2048), back_in_channels=[2048, 1024]))
+    assert channel_changes(owner, OLD, NEW) == {
+        ('neck', 'in_channels'): (192, 384, 768),
+        ('neck', 'back_in_channels'): [768, 384],
+    }
+    owner = dict(
+        decode_head=dict(in_channels=NEW, in_index=(0, 3)), neck_free=dict(in_channels=NEW)
+    )
+    assert output_changes(owner, NEW, [1, 2]) == {
+        ('decode_head', 'in_index'): (0, 1),
+        ('neck_free', 'in_channels'): (96, 768),
+    }
+
+
+def test_inner_parts_of_heads_that_say_what_they_read_stay():
+    owner = dict(
+        decode_head=dict(
+            kernel_generate_head=dict(in_channels=2048, in_index=3),
+            kernel_update_head=[dict(in_channels=512)],
+        )
+    )
+    assert channel_changes(owner, OLD, NEW) == {
+        ('decode_head', 'kernel_generate_head', 'in_channels'): 768
+    }

@@ -10,6 +10,7 @@ from hiera_mm.errors import ConfigError
 from hiera_mm.swap import trial
 from hiera_mm.swap.find import resolve
 from hiera_mm.swap.model import Workbench, swap_model
+from hiera_mm.swap.samples import Kind
 
 from .conftest import SLIM, WIDTHS
 
@@ -59,6 +60,41 @@ def test_channels_that_cannot_change_are_kept_and_a_fault_of_the_toolbox_is_none
     assert found.model['neck'] == model_of('mmdet/ssd/ssd300_coco')['neck']
     # SSD of these versions of mmdet has no loss_cls, which its prediction asks for.
     assert 'loss_cls' in found.prediction_error
+
+
+def test_heads_follow_a_neck_that_hands_on_features():
+    found = swapped('mmseg/fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024')
+    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM, out_indices=(1, 2, 3))
+    assert found.model['neck']['in_channels'] == tuple(WIDTHS[1:])
+    # The main head reads what the neck makes, which is as before.
+    assert found.model['decode_head']['in_channels'] == 2048
+    assert found.model['auxiliary_head']['in_channels'] == WIDTHS[2]
+
+
+def test_heads_inside_heads():
+    found = swapped('mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512')
+    head = found.model['decode_head']
+    assert head['kernel_generate_head']['in_channels'] == WIDTHS[3]
+    assert head['kernel_update_head'][0]['in_channels'] == 512
+    assert 'out_channels' not in found.model['backbone']
+
+
+@pytest.mark.parametrize(
+    ('name', 'masks'),
+    [
+        # An epoch that a hook sets, norms that need processes, an iteration in a message hub.
+        ('tood/tood_r50_fpn_1x_coco', False),
+        (
+            'strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-50e_coco',
+            True,
+        ),
+        ('boxinst/boxinst_r50_fpn_ms-90k_coco', False),
+    ],
+)
+def test_models_that_need_what_a_runner_sets(name, masks):
+    model = model_of(f'mmdet/{name}')
+    swap_model(model, 'mmdet', OPTIONS, masks=masks)
+    trial.run_original(trial.build(model, 'mmdet'), 'mmdet', Kind(masks=masks))
 
 
 def test_a_network_of_several_branches():
@@ -138,7 +174,7 @@ def test_options_of_the_backbone_and_channels_of_the_image():
     name = 'mmseg/hrnet/fcn_hr18_4xb2-160k_cityscapes-512x1024'
     model = model_of(name)
     model['backbone']['in_channels'] = 5
-    model['data_preprocessor'] |= dict(mean=[0] * 5, std=[1] * 5, bgr_to_rgb=False)
+    model['data_preprocessor'] = dict(type='SegDataPreProcessor', size=(64, 64))
     found = swap_model(model, 'mmseg', {**OPTIONS, 'drop_path_rate': 0.1})
     assert found.model['backbone'] == dict(
         type='Hiera', arch=SLIM, drop_path_rate=0.1, in_channels=5

@@ -82,6 +82,7 @@ def test_every_config_has_its_fate_and_a_survey_goes_on(configs, tmp_path, monke
     assert report == (work_dir / 'table.md').read_text()
     assert '| bad | 5 | 1 |  | 2 | 2 |' in report
     assert '| good | 2 | 2 |  |  |  |' in report
+    assert re.match(r'Surveyed with Hiera \(tiny\) on torch \d', report)
     assert '3 of 5 that work here take Hiera: 60.0%.' in report
     with (work_dir / 'configs.csv').open() as stream:
         rows = {row['config']: row for row in csv.DictReader(stream)}
