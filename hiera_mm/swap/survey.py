@@ -86,7 +86,7 @@ def run_survey(
         print()
     results = {name: ledger.results[name] for name in files}
     _write_csv(results, work_dir / 'configs.csv')
-    versions = ', '.join(f'{name} {number}' for name, number in setting['packages'].items())
+    versions = ', '.join(f'{name} {number}' for name, number in setting['versions'].items())
     head = f'Surveyed with Hiera ({arch}) on {versions}.'
     report = f'{head}\n\n{table(results)}\n\n{reasons(results)}\n'
     (work_dir / 'table.md').write_text(report, encoding='utf-8')
