@@ -5,40 +5,38 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 import hiera_mm
 from hiera_mm.network import VARIANTS
+from hiera_mm.swap.swapping import prepare, read
 
 README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
-SNIPPETS = re.findall(r'```python\n(_base_.*?)```', README, flags=re.DOTALL)
+DOCS = Path(__file__).parents[1] / 'docs'
 
 
-def test_both_toolboxes_have_an_example_of_about_ten_lines():
-    assert len(SNIPPETS) == 2
-    assert all(snippet.count('\n') <= 12 for snippet in SNIPPETS)
+def shown(text):
+    """Return the configs that a page shows as written, without the folder of the toolbox."""
+    return re.findall(
+        r"^_base_ = '\.\.\./[^\n]*\n.*?(?=^```)", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
-@pytest.mark.parametrize(
-    ('snippet', 'toolbox', 'folder'),
-    [(SNIPPETS[0], 'mmdet', 'mask_rcnn'), (SNIPPETS[1], 'mmseg', 'upernet')],
-)
-def test_the_examples_build_on_the_installed_configs(snippet, toolbox, folder, tmp_path):
-    module = pytest.importorskip(toolbox)
-    configs = Path(module.__file__).parent / '.mim' / 'configs' / folder
-    path = tmp_path / 'my_config.py'
-    path.write_text(snippet.replace("_base_ = '", f"_base_ = '{configs}/"), encoding='utf-8')
-    config = Config.fromfile(path)
-    utils = pytest.importorskip(f'{toolbox}.utils')
-    utils.register_all_modules(init_default_scope=False)
-    init_default_scope(toolbox)
-    models = pytest.importorskip(f'{toolbox}.registry').MODELS
-    with torch.device('meta'):
-        model = models.build(config.model)
-    assert type(model.backbone).__name__ == 'Hiera'
-    assert config.optim_wrapper.optimizer.type == 'AdamW'
-    assert 'momentum' not in config.optim_wrapper.optimizer
+@pytest.mark.parametrize(('page', 'arch'), [('README.md', 'tiny'), ('docs/swap.md', 'base')])
+def test_the_configs_shown_are_those_that_the_tool_writes(page, arch):
+    pytest.importorskip('mmdet')
+    text = (DOCS.parent / page).read_text(encoding='utf-8')
+    (expected,) = shown(text)
+    name = 'mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco'
+    weights = f'release://{arch}/mae_in1k'
+    assert name in text
+    assert f'--weights {weights}' in text
+    written = prepare(read(name), arch, weights=weights).text(Path('my_config.py'))
+    _, _, base_and_rest = written.partition('\n_base_ = ')
+    base, _, rest = base_and_rest.partition('\n')
+    first, _, body = expected.partition('\n')
+    assert base.endswith(first.removeprefix("_base_ = '..."))
+    start, cut, _ = body.partition('\n...\n')  # the README shows the beginning
+    assert rest.startswith(start) if cut else rest == body
 
 
 def test_the_table_of_sizes_is_true():
