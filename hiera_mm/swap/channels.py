@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Path = tuple[str | int, ...]
+from .nested import Path
 
 # Parts of a model that read no features.
 _NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.config import as_list, walk
-from .channels import Path
 from .find import owners
+from .nested import Path
 from .probe import RGB, image_channels
 
 # What every published Hiera was trained on.

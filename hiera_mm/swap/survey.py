@@ -25,8 +25,9 @@ from ..engine.paths import make_folder
 from ..errors import ConfigError
 from ..ledger import Ledger
 from .find import TOOLBOXES, configs_in, owners, shipped
-from .model import KEEPS_CHANNELS, Workbench
 from .swapping import prepare, read
+from .ways import KEEPS_CHANNELS
+from .workbench import Workbench
 
 SWAPPED, REFUSED, UNUSABLE = 'swapped', 'refused', 'original fails'
 LIMIT = 600  # seconds for one config

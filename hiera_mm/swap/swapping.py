@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
@@ -16,20 +14,16 @@ from mmengine.config import Config
 from .. import __version__, weights
 from ..backbone import Hiera
 from ..engine.config import as_list, walk
-from ..engine.paths import make_folder
 from ..errors import CheckpointError, ConfigError
 from ..weights.catalog import entry_of
 from . import settings
-from .channels import Path
 from .find import TOOLBOXES, configs_root, owners, resolve
-from .model import Workbench, swap_model
-from .write import base_module, base_path, python_config, text_config
+from .model import swap_model
+from .nested import Path, copied
+from .workbench import Workbench
+from .write import base_module, base_path, check_out, python_config, text_config
 
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
-# The part of a config's name that tells its backbone, in the toolboxes' scheme.
-_BACKBONE_IN_NAME = re.compile(
-    r'(?<=_)(?:(?:r|x|s|d|hr)\d+|swin|res|regnet|hrnet|pvt|vit|mit|convnext|csp)[a-z0-9.-]*(?=_)'
-)
 
 
 @dataclass(frozen=True)
@@ -259,37 +253,6 @@ def check_arch(arch: str, source: str | None) -> None:
         weights.plan(network, source)
     elif entry is not None and entry.arch != arch:
         raise CheckpointError(f'{source} holds a Hiera of arch {entry.arch}, and {arch} is wanted.')
-
-
-def check_out(out: str | os.PathLike, *, force: bool) -> File:
-    """Check that a config can be written to a place.
-
-    Raises:
-        ConfigError: If there is a file already, or its folder cannot be written to.
-    """
-    out = File(out).absolute()
-    if out.suffix != '.py':
-        raise ConfigError(f'{out} is no name for a config: it has to end in .py')
-    if out.exists() and not force:
-        raise ConfigError(f'{out} exists. Choose another --out, or give --force to replace it.')
-    make_folder(out.parent)
-    return out
-
-
-def default_out(original: File, arch: str) -> File:
-    """Return a name for a swapped config, in the current folder."""
-    hiera = f'hiera-{arch.replace("_", "-")}'
-    name, count = _BACKBONE_IN_NAME.subn(hiera, original.stem, count=1)
-    return File(f'{name}.py' if count else f'{original.stem}_{hiera}.py')
-
-
-def copied(node: Any) -> Any:
-    """Return a config with containers of its own; what they hold may not be copied (modules)."""
-    if isinstance(node, Mapping):
-        return {key: copied(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return type(node)(copied(value) for value in node)
-    return node
 
 
 def plain(config: Config) -> dict[str, Any]:

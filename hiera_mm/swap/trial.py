@@ -147,8 +147,7 @@ def import_models(scope: str) -> None:
     Raises:
         ImportError: If the toolbox is not installed.
     """
-    for part in ('models', 'datasets', 'visualization', 'evaluation', 'structures', 'engine'):
-        importlib.import_module(f'{scope}.{part}')
+    importlib.import_module(f'{scope}.models')
 
 
 def without_weights(node: Any) -> Any:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from typing import Any
 
-from .channels import Path
+from ..engine.paths import make_folder
+from ..errors import ConfigError
+from .nested import Path
 
 WIDTH = 100
 INDENT = '    '
 DELETE = '_delete_'
+
+# The part of a config's name that tells its backbone, in the toolboxes' scheme.
+_BACKBONE_IN_NAME = re.compile(
+    r'(?<=_)(?:(?:r|x|s|d|hr)\d+|swin|res|regnet|hrnet|pvt|vit|mit|convnext|csp)[a-z0-9.-]*(?=_)'
+)
 
 
 def text_config(
@@ -70,6 +78,28 @@ def python_config(
             statement = _assignment(key, value, remarks)
         paragraphs.append([*_comment(remarks.get((key,))), statement])
     return _text(paragraphs)
+
+
+def check_out(out: str | os.PathLike, *, force: bool) -> File:
+    """Check that a config can be written to a place.
+
+    Raises:
+        ConfigError: If there is a file already, or its folder cannot be written to.
+    """
+    out = File(out).absolute()
+    if out.suffix != '.py':
+        raise ConfigError(f'{out} is no name for a config: it has to end in .py')
+    if out.exists() and not force:
+        raise ConfigError(f'{out} exists. Choose another --out, or give --force to replace it.')
+    make_folder(out.parent)
+    return out
+
+
+def default_out(original: File, arch: str) -> File:
+    """Return a name for a swapped config, in the current folder."""
+    hiera = f'hiera-{arch.replace("_", "-")}'
+    name, count = _BACKBONE_IN_NAME.subn(hiera, original.stem, count=1)
+    return File(f'{name}.py' if count else f'{original.stem}_{hiera}.py')
 
 
 def base_path(original: File, out: File, *, absolute: bool) -> str:

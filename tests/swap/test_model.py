@@ -9,8 +9,9 @@ from torch import nn
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap import trial
 from hiera_mm.swap.find import resolve
-from hiera_mm.swap.model import Workbench, swap_model
+from hiera_mm.swap.model import swap_model
 from hiera_mm.swap.samples import Kind
+from hiera_mm.swap.workbench import Workbench
 
 from .conftest import SLIM, WIDTHS
 

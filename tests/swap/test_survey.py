@@ -8,7 +8,6 @@ import pytest
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap import survey
 from hiera_mm.swap.find import resolve
-from hiera_mm.swap.model import Workbench
 from hiera_mm.swap.survey import (
     REFUSED,
     SWAPPED,
@@ -18,6 +17,7 @@ from hiera_mm.swap.survey import (
     run_survey,
     table,
 )
+from hiera_mm.swap.workbench import Workbench
 
 from .conftest import SLIM
 

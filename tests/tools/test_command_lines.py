@@ -118,3 +118,35 @@ def test_slurm_train(run, fake, home):
         'py', '-u', f'{home}/tools/train.py', 'c.py', '--work-dir=w', '--launcher=slurm', '--amp',
         '',
     ]  # fmt: skip
+
+
+def test_a_backbone_is_swapped_by_command(run, workplace):
+    name = 'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco'
+    options = ('--arch', 'tiny', '--out', 'swapped/mine.py')
+    done = run('swap_backbone.py', name, *options)
+    assert done.returncode == 0, done.stderr
+    written = workplace / 'swapped' / 'mine.py'
+    assert f'Written: {written}' in done.stdout
+    assert written.read_text() in done.stdout
+    again = run('swap_backbone.py', name, *options)
+    assert again.returncode == 2
+    assert 'give --force' in again.stderr
+    assert 'Traceback' not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (('mmdet/mask-rcnn_r50_fpn_1x_coc',), 'Did you mean mmdet/mask_rcnn/mask-rcnn_r50'),
+        (('quick.py',), 'quick cannot take Hiera: it has Hiera already'),
+        (('quick.py', '--arch', 'tinny'), "'tiny'"),
+        (('quick.py', '--weights', 'no.pth'), 'no.pth'),
+        (('--survey', 'nowhere'), 'There is no folder'),
+        ((), 'a config is needed, or --survey'),
+    ],
+)
+def test_what_cannot_be_swapped_is_one_paragraph(run, args, message):
+    done = run('swap_backbone.py', *args)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
