@@ -165,16 +165,23 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def reasons(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the reasons why configs were not swapped, and how often each was given."""
+    """Return, in Markdown, why configs were not swapped, or do not predict, and how many.
+
+    Args:
+        results: Those of :func:`examine`, by the configs' names.
+    """
     lines = []
-    for status in (REFUSED, UNUSABLE):
+    for status, title in (
+        (REFUSED, 'Refused'),
+        (SWAPPED, 'Swapped, and predicting no more than the original'),
+        (UNUSABLE, 'The original fails here'),
+    ):
         by_reason: dict[str, list[str]] = defaultdict(list)
         for name, result in results.items():
-            if result['status'] == status:
+            if result['status'] == status and result.get('reason'):
                 by_reason[_first_line(result['reason'])].append(name)
         if by_reason:
-            lines += [f'### {status.capitalize()}', '', '| configs | reason | such as |']
-            lines.append('| ---: | --- | --- |')
+            lines += [f'### {title}', '', '| configs | reason | such as |', '| ---: | --- | --- |']
             for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
                 lines.append(f'| {len(names)} | {reason} | {names[0]} |')
             lines.append('')

@@ -62,12 +62,12 @@ def python_config(
         head: A comment for the top.
     """
     paragraphs = [
-        [*_comment(head), 'from importlib import import_module'],
-        ['from mmengine.config import read_base'],
+        [*_comment(head), 'from mmengine.config import read_base'],
         ['with read_base():', f'{INDENT}from {base} import *'],
         [
-            *_comment('The imports of a config are lazy. This one is not: it registers Hiera.'),
-            "import_module('hiera_mm')",
+            # A statement would not do: in a config mmengine makes them lazy.
+            *_comment('Registers Hiera at once; import statements are lazy in a config.'),
+            "__import__('hiera_mm')",
         ],
     ]
     for key, value in differences(old, new).items():

@@ -133,13 +133,15 @@ def test_the_table_counts_by_family_and_gives_each_reason_once():
         'a/two': dict(status=REFUSED, reason='because | of\nthis'),
         'b/c/three': dict(status=REFUSED, reason='because | of\nthat'),
         'four': dict(status=UNUSABLE, reason='x' * 300),
+        'a/five': dict(status=SWAPPED, reason='as before'),
     }
     text = table(results)
-    assert '| a | 2 | 1 | 1 | 1 |  |' in text
+    assert '| a | 3 | 2 | 1 | 1 |  |' in text
     assert '| b/c | 1 |  |  | 1 |  |' in text
     assert '| . | 1 |  |  |  | 1 |' in text
-    assert '| **all** | 4 | 1 | 1 | 2 | 1 |' in text
-    assert '1 of 3 that work here take Hiera: 33.3%.' in text
+    assert '| **all** | 5 | 2 | 1 | 2 | 1 |' in text
+    assert '2 of 4 that work here take Hiera: 50.0%.' in text
     text = reasons(results)
     assert '| 2 | because / of | a/two |' in text
+    assert '| 1 | as before | a/five |' in text
     assert re.search(r'\| 1 \| x{197}\.\.\. \| four \|', text)
