@@ -231,7 +231,9 @@ def prepare(
     modules = [name for name in as_list(imports.get('imports')) if name != 'hiera_mm']
     # First, since it supplies operators that others may import.
     custom = dict(imports=['hiera_mm', *modules], allow_failed_imports=False)
-    new = {'custom_imports': {**custom, **imports, 'imports': custom['imports']}, **new}
+    custom = {**custom, **imports, 'imports': custom['imports']}
+    # In the order in which one reads.
+    new = {'custom_imports': custom, 'model': new.pop('model'), **new}
     return Swapped(original, new, arch, remarks, dropped, swapped.prediction_error)
 
 
