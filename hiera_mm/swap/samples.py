@@ -46,13 +46,16 @@ def make_batch(model: nn.Module, scope: str, kind: Kind, *, training: bool) -> B
         What the data loader would give to the model's data preprocessor.
     """
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (BATCH, kind.channels, kind.side, kind.side), dtype=np.uint8)
+    preprocessor = type(model.data_preprocessor).__name__
+    clip = preprocessor == 'TrackDataPreprocessor'
+    # Images are tested one by one, and some operators of mmcv know no other way.
+    count = BATCH if training or clip else 1
+    noise = rng.integers(0, 256, (count, kind.channels, kind.side, kind.side), dtype=np.uint8)
     images = list(torch.from_numpy(noise))
     if scope == 'mmseg':
         return _segmentation(model, images)
-    samples = [_detection_sample(index, kind) for index in range(BATCH)]
-    preprocessor = type(model.data_preprocessor).__name__
-    if preprocessor == 'TrackDataPreprocessor':
+    samples = [_detection_sample(index, kind) for index in range(count)]
+    if clip:
         return _video(images, samples)
     if preprocessor == 'MultiBranchDataPreprocessor' and training:
         return _branches(images, samples)

@@ -100,6 +100,11 @@ def test_models_that_need_what_a_runner_sets(name, masks):
     trial.run_original(trial.build(model, 'mmdet'), 'mmdet', Kind(masks=masks))
 
 
+def test_operators_that_test_one_image_at_a_time():
+    found = swapped('mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco')
+    assert found.prediction_error is None
+
+
 def test_a_network_of_several_branches():
     found = swapped('mmseg/bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024')
     assert found.model['backbone']['out_indices'] == (3, 1, 2)
