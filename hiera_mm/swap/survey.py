@@ -12,7 +12,8 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,11 @@ def run_survey(
             threading.Thread(target=_lead, args=(todo, files, arch, keep), daemon=True)
             for _ in range(min(workers, len(families)))
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with _offline():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         print()
     results = {name: ledger.results[name] for name in files}
     _write_csv(results, work_dir / 'configs.csv')
@@ -129,6 +131,8 @@ def examine(name: str, file: Path, arch: str, workbench: Workbench) -> dict[str,
         result |= dict(status=REFUSED, reason=str(cause))
         if not isinstance(error, ConfigError):
             result['reason'] = f'{type(error).__name__}: {error}'
+        if not kinds:
+            return result  # whether it works or not: there is nothing to swap
         try:
             workbench.try_original(model, original.scope, masks=original.has_masks)
         except Exception as first:
@@ -205,6 +209,21 @@ def _configs(folder: Path | None) -> dict[str, Path]:
     return found
 
 
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let processes started here take text encoders from the cache alone, and not call for them."""
+    before = {name: os.environ.get(name) for name in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE')}
+    os.environ |= dict.fromkeys(before, '1')
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _lead(
     todo: queue.SimpleQueue[list[str]],
     files: Mapping[str, Path],
@@ -251,8 +270,6 @@ def _work(pipe: Connection, arch: str) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what the toolboxes print would break up the progress bar
         os.dup2(silence, stream)
-    # A model that needs a text encoder is not worth minutes of vain calls, or a download.
-    os.environ |= dict(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
     workbench, family = Workbench(), None
     while True:
         try:
