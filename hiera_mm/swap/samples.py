@@ -55,6 +55,10 @@ def make_batch(model: nn.Module, scope: str, kind: Kind, *, training: bool) -> B
     if scope == 'mmseg':
         return _segmentation(model, images)
     samples = [_detection_sample(index, kind) for index in range(count)]
+    if getattr(model, 'with_rpn', False):
+        # It makes its own, and would take these instead, in which QueryInst misses something.
+        for sample in samples:
+            del sample.proposals
     if clip:
         return _video(images, samples)
     if preprocessor == 'MultiBranchDataPreprocessor' and training:

@@ -45,7 +45,10 @@ class Original:
     @property
     def has_masks(self) -> bool:
         """Whether the annotations that it loads for training have masks."""
-        return any(node.get('with_mask') for node in walk(self.config.get('train_dataloader')))
+        return any(
+            node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
+            for node in walk(self.config.get('train_dataloader'))
+        )
 
 
 @dataclass(frozen=True)

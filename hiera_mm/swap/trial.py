@@ -28,7 +28,8 @@ from .find import TOOLBOXES, configs_root
 from .samples import Kind, make_batch
 
 SEED = 0
-MAX_OBJECTS = 20  # that are predicted in an image
+MANY_CLASSES = 1000
+MAX_OBJECTS = 20  # that are predicted in an image, of so many classes
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     cfg = without_weights(ConfigDict(copy.deepcopy(dict(model))))
     replace_sync_norms(cfg)
     _find_teacher(cfg, scope)
-    for node in walk(cfg):
-        # The first two would make large images of small ones; the masks of hundreds of objects
-        # of a thousand classes would take all memory.
-        node.pop('batch_augments', None)
-        if 'max_per_img' in node:
+    nodes = list(walk(cfg))
+    many_classes = any(_number(node.get('num_classes')) >= MANY_CLASSES for node in nodes)
+    for node in nodes:
+        if many_classes and 'max_per_img' in node:
+            # Masks of hundreds of objects of so many classes would take all memory.
             node['max_per_img'] = min(node['max_per_img'], MAX_OBJECTS)
+        # Both of these would make large images of small ones.
+        node.pop('batch_augments', None)
         if 'SegDataPreProcessor' in str(node.get('type')):
             node.pop('size', None)
             node['size_divisor'] = 1
@@ -174,6 +177,10 @@ def _find_teacher(cfg: ConfigDict, scope: str) -> None:
     teacher = cfg.get('teacher_config')
     if isinstance(teacher, str) and scope in TOOLBOXES and not Path(teacher).exists():
         cfg.teacher_config = str(configs_root(scope).parent / teacher)
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from .find import owners
 from .probe import Feature
 from .samples import Kind
 
-LARGE_SIDE = 320  # pixels
+LARGE_SIDE = 512  # pixels
 
 
 class Workbench:

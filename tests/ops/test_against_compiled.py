@@ -165,6 +165,27 @@ def test_modulated_deform_conv(both, stride, pad, dilation, group, deformable_gr
         torch.testing.assert_close(ours[1][result], compiled[1][result], rtol=0, atol=1e-3)
 
 
+def test_offsets_of_a_finer_level(both):
+    """DyHead gives offsets of twice the size of the output."""
+    features, weight = torch.randn(2, 8, 5, 6), torch.randn(8, 8, 3, 3)
+    output = torch.empty(2, 8, 5, 6)
+    offset, mask = torch.randn(2, 18, 10, 12), torch.rand(2, 9, 10, 12)
+    bias, empty = torch.randn(8), torch.zeros(0)
+    settings = dict(kernel_h=3, kernel_w=3, stride_h=1, stride_w=1, pad_h=1, pad_w=1)
+    settings |= dict(dilation_h=1, dilation_w=1, group=1, deformable_group=1, with_bias=True)
+    inputs = (features, weight, bias, empty, offset, mask)
+    ours, compiled = both('modulated_deform_conv_forward', *inputs, output, empty, **settings)
+    torch.testing.assert_close(ours[1][6], compiled[1][6], rtol=0, atol=1e-3)
+    gradients = [tensor * 0 for tensor in (features, weight, bias, offset, mask)]
+    ours, compiled = both(
+        'modulated_deform_conv_backward',
+        *(*inputs, empty, *gradients, torch.randn_like(output)),
+        **settings,
+    )
+    for result in range(7, 12):
+        torch.testing.assert_close(ours[1][result], compiled[1][result], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize('psa_type', [0, 1])
 def test_psamask(both, psa_type):
     masks, output = torch.randn(2, 15, 4, 6), torch.zeros(2, 24, 4, 6)

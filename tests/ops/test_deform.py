@@ -181,3 +181,29 @@ assert (x.grad[0] == 0).all() and x.grad[1].max() == 36
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_offsets_larger_than_the_output_are_read_from_their_beginning(device):
+    # What mmcv's kernels do, and what DyHead was trained with.
+    features, offset, mask, weight = operands(**SETTINGS[0])
+    size = offset.shape[-2:]
+    larger = [
+        torch.cat([maps.flatten(1), torch.randn(2, 3 * maps[0].numel(), dtype=maps.dtype)], dim=1)
+        .unflatten(1, (maps.size(1), 2 * size[0], 2 * size[1]))
+        .to(device)
+        .requires_grad_()
+        for maps in (offset, mask)
+    ]
+    features, weight = features.to(device), weight.to(device)
+    operator = mmcv.ops.modulated_deform_conv2d
+    found = operator(features, *larger, weight, None, 1, 1)
+    exact = [maps.to(device).requires_grad_() for maps in (offset, mask)]
+    expected = operator(features, *exact, weight, None, 1, 1)
+    torch.testing.assert_close(found, expected)
+    found.sin().sum().backward()
+    expected.sin().sum().backward()
+    for given, reference in zip(larger, exact, strict=True):
+        read = reference[0].numel()
+        gradient = given.grad.flatten(1)
+        torch.testing.assert_close(gradient[:, :read], reference.grad.flatten(1))
+        assert not gradient[:, read:].any()

@@ -10,7 +10,7 @@ from hiera_mm.errors import ConfigError
 from hiera_mm.swap import trial
 from hiera_mm.swap.find import resolve
 from hiera_mm.swap.model import swap_model
-from hiera_mm.swap.samples import Kind
+from hiera_mm.swap.samples import Kind, make_batch
 from hiera_mm.swap.workbench import Workbench
 
 from .conftest import SLIM, WIDTHS
@@ -100,9 +100,28 @@ def test_models_that_need_what_a_runner_sets(name, masks):
     trial.run_original(trial.build(model, 'mmdet'), 'mmdet', Kind(masks=masks))
 
 
-def test_operators_that_test_one_image_at_a_time():
-    found = swapped('mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco')
-    assert found.prediction_error is None
+@pytest.mark.parametrize(
+    'name',
+    [
+        # Operators that test one image at a time, given proposals, large pooling windows, offsets of
+        # a finer level.
+        'mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco',
+        'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
+        'mmseg/mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024',
+        'mmdet/dyhead/atss_r50_fpn_dyhead_1x_coco',
+    ],
+)
+def test_models_that_ask_for_more_than_others(name):
+    assert swapped(name).prediction_error is None
+
+
+@pytest.mark.parametrize(
+    ('name', 'given'), [('fast_rcnn/fast', True), ('faster_rcnn/faster', False)]
+)
+def test_proposals_are_given_to_those_that_make_none(name, given):
+    model = trial.build(model_of(f'mmdet/{name}-rcnn_r50_fpn_1x_coco'), 'mmdet')
+    batch = make_batch(model, 'mmdet', Kind(), training=False)
+    assert all(('proposals' in sample) == given for sample in batch['data_samples'])
 
 
 def test_a_network_of_several_branches():

@@ -12,7 +12,7 @@ from hiera_mm.backbone import Hiera
 from hiera_mm.errors import CheckpointError, ConfigError
 from hiera_mm.swap import swap
 from hiera_mm.swap.find import configs_root, resolve
-from hiera_mm.swap.swapping import plain, prepare, read
+from hiera_mm.swap.swapping import Original, plain, prepare, read
 from hiera_mm.swap.write import check_out, default_out
 
 from .conftest import SLIM, WIDTHS
@@ -249,3 +249,17 @@ def test_a_copy_in_another_place_needs_no_toolbox_folder(swapped, tmp_path):
     elsewhere = tmp_path / 'deep' / 'er'
     elsewhere.mkdir(parents=True)
     assert plain(Config.fromfile(shutil.copy(out, elsewhere))) == swapped.config
+
+
+@pytest.mark.parametrize(
+    ('loading', 'masks'),
+    [
+        (dict(type='LoadAnnotations', with_bbox=True), False),
+        (dict(type='LoadAnnotations', with_mask=True), True),
+        (dict(type='LoadPanopticAnnotations'), True),
+        (dict(type='LoadPanopticAnnotations', with_mask=False), False),
+    ],
+)
+def test_masks_are_there_if_they_are_loaded(loading, masks):
+    config = dict(train_dataloader=dict(dataset=dict(pipeline=[loading])))
+    assert Original(Path('a.py'), config, 'mmdet', lazy=False).has_masks == masks

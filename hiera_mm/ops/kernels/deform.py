@@ -145,8 +145,8 @@ def modulated_deform_conv_forward(
         bias: Bias ``(C_out,)``; of any shape without ``with_bias``.
         ones: Not used.
         offset: Shifts ``(B, deformable_group * kernel_h * kernel_w * 2, H_out, W_out)``, pairs of
-            y and x.
-        mask: Factors ``(B, deformable_group * kernel_h * kernel_w, H_out, W_out)``.
+            y and x. Larger maps are read as :func:`_packed` says.
+        mask: Factors ``(B, deformable_group * kernel_h * kernel_w, H_out, W_out)``; as ``offset``.
         output: Result ``(B, C_out, H_out, W_out)``.
         columns: Not used.
         kernel_h: Kernel height, known from ``weight``.
@@ -162,6 +162,7 @@ def modulated_deform_conv_forward(
         with_bias: Whether to add ``bias``.
     """
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_packed(maps, output.shape[-2:]) for maps in (offset, mask))
     output.copy_(_forward(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -193,14 +194,31 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Fill the five gradients, that of the bias only ``with_bias``."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    size = grad_output.shape[-2:]
+    offset, mask = (_packed(maps, size) for maps in (offset, mask))
     gradients = _backward(
         grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
     )
-    results = [grad_input, grad_weight, grad_offset, grad_mask]
+    for result in (grad_offset, grad_mask):
+        result.zero_()  # what was not read has no influence
+    results = [grad_input, grad_weight, _packed(grad_offset, size), _packed(grad_mask, size)]
     if with_bias:
         results.append(grad_bias)
     for result, gradient in zip(results, gradients, strict=False):
         result.copy_(gradient)
+
+
+def _packed(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps ``(B, C, H, W)`` as maps ``(B, C, *size)``, in the way of mmcv's kernels.
+
+    They read memory from the beginning of each sample on, as if it held maps of the output's size.
+    DyHead depends on it: it shifts a coarser level by the offsets of a finer one. The view shares
+    its memory with ``maps`` where these are contiguous.
+    """
+    channels, needed = maps.size(1), maps.size(1) * size[0] * size[1]
+    if tuple(maps.shape[-2:]) == tuple(size) or maps[0].numel() < needed:
+        return maps  # too small a one is refused by torchvision, where mmcv would read on
+    return maps.flatten(1)[:, :needed].unflatten(1, (channels, *size))
 
 
 def _operands(
