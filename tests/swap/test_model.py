@@ -103,8 +103,8 @@ def test_models_that_need_what_a_runner_sets(name, masks):
 @pytest.mark.parametrize(
     'name',
     [
-        # Operators that test one image at a time, given proposals, large pooling windows, offsets of
-        # a finer level.
+        # Operators that test one image at a time, given proposals, large pooling windows, offsets
+        # of a finer level.
         'mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco',
         'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
         'mmseg/mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024',
@@ -115,9 +115,10 @@ def test_models_that_ask_for_more_than_others(name):
     assert swapped(name).prediction_error is None
 
 
-@pytest.mark.parametrize(
-    ('name', 'given'), [('fast_rcnn/fast', True), ('faster_rcnn/faster', False)]
-)
+PROPOSALS = [('fast_rcnn/fast', True), ('faster_rcnn/faster', False)]
+
+
+@pytest.mark.parametrize(('name', 'given'), PROPOSALS)
 def test_proposals_are_given_to_those_that_make_none(name, given):
     model = trial.build(model_of(f'mmdet/{name}-rcnn_r50_fpn_1x_coco'), 'mmdet')
     batch = make_batch(model, 'mmdet', Kind(), training=False)
