@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import re
 import tempfile
 import threading
 import time
@@ -293,4 +294,5 @@ def _write_csv(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 def _first_line(reason: object) -> str:
     line = (str(reason).strip().splitlines() or [''])[0].replace('|', '/')
+    line = ' '.join(re.sub(r'[^ "\']*/site-packages/', '', line).split())
     return line if len(line) <= 200 else line[:197] + '...'

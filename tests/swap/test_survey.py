@@ -134,14 +134,16 @@ def test_the_table_counts_by_family_and_gives_each_reason_once():
         'b/c/three': dict(status=REFUSED, reason='because | of\nthat'),
         'four': dict(status=UNUSABLE, reason='x' * 300),
         'a/five': dict(status=SWAPPED, reason='as before'),
+        'six': dict(status=UNUSABLE, reason='no   "/my/site-packages/mmdet/a.py"'),
     }
     text = table(results)
     assert '| a | 3 | 2 | 1 | 1 |  |' in text
     assert '| b/c | 1 |  |  | 1 |  |' in text
-    assert '| . | 1 |  |  |  | 1 |' in text
-    assert '| **all** | 5 | 2 | 1 | 2 | 1 |' in text
+    assert '| . | 2 |  |  |  | 2 |' in text
+    assert '| **all** | 6 | 2 | 1 | 2 | 2 |' in text
     assert '2 of 4 that work here take Hiera: 50.0%.' in text
     text = reasons(results)
     assert '| 2 | because / of | a/two |' in text
     assert '| 1 | as before | a/five |' in text
+    assert '| 1 | no "mmdet/a.py" | six |' in text
     assert re.search(r'\| 1 \| x{197}\.\.\. \| four \|', text)
