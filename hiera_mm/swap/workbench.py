@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from .find import owners
 from .probe import Feature
 from .samples import Kind
 
-LARGE_SIDE = 512  # pixels
+LARGE_SIDES = (320, 512)  # pixels
 
 
 class Workbench:
@@ -67,7 +68,7 @@ def _try(
             return run(network, scope, kind)
         except Exception as error:
             # Heads that shrink maps many times over need larger images.
-            try:
-                return run(network, scope, replace(kind, side=LARGE_SIDE))
-            except Exception:
-                raise error from None
+            for side in LARGE_SIDES:
+                with suppress(Exception):
+                    return run(network, scope, replace(kind, side=side))
+            raise error from None
