@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 from ..errors import ConfigError, listing
+from ..network.names import nearest
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIG_FOLDERS = (Path('configs'), _PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
@@ -139,7 +139,4 @@ def _nearest(path: Path) -> str:
             near = Path.cwd() in file.parents
             candidates.add(str(file.relative_to(Path.cwd()) if near else file))
     by_name = {Path(file).name: file for file in sorted(candidates)}
-    close = difflib.get_close_matches(path.with_suffix('.py').name, by_name, n=3, cutoff=0.5)
-    if close:
-        return f' Did you mean {" or ".join(by_name[name] for name in close)}?'
-    return f' Looked for {path.absolute()}.'
+    return nearest(path.with_suffix('.py').name, by_name) or f' Looked for {path.absolute()}.'

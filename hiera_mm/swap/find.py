@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..network.names import nearest
 
 TOOLBOXES = ('mmdet', 'mmseg')
 
@@ -58,11 +58,9 @@ def resolve(config: str | Path) -> Path:
     if name in known:
         return known[name]
     stems = {full.rpartition('/')[2]: full for full in known}
-    close = difflib.get_close_matches(name.rpartition('/')[2], stems, n=3, cutoff=0.5)
-    offer = f' Did you mean {" or ".join(stems[stem] for stem in close)}?' if close else ''
     raise ConfigError(
         f'There is no config {config}: neither a file ({path.absolute()}) nor one that '
-        f'{" or ".join(TOOLBOXES)} ships.{offer}'
+        f'{" or ".join(TOOLBOXES)} ships.{nearest(name.rpartition("/")[2], stems)}'
     )
 
 

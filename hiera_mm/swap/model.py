@@ -12,7 +12,7 @@ from ..backbone import Hiera
 from ..errors import ConfigError
 from . import trial
 from .find import owners
-from .nested import Path, at, copied, put
+from .nested import Path, at, copied, put, type_name
 from .ways import (
     Change,
     with_old_channels,
@@ -63,13 +63,13 @@ def swap_model(
         ConfigError: If there is no backbone to swap, or no way that works; the message says why.
     """
     workbench = workbench or Workbench()
-    try_swapped = partial(workbench.try_swapped, scope=scope, masks=masks)
+    try_out = partial(workbench.try_out, scope=scope, masks=masks)
     parts = list(owners(model))
     if not parts:
         raise ConfigError('it has no backbone')
     features = []
     for _, owner in parts:
-        if _short(owner['backbone'].get('type')) == Hiera.__name__:
+        if type_name(owner['backbone'].get('type')) == Hiera.__name__:
             raise ConfigError('it has Hiera already')
         features.append(workbench.emitted(owner['backbone'], scope))
     reason: Exception | None = None
@@ -82,9 +82,9 @@ def swap_model(
             ]
             if not any(taken):
                 continue
-            swapped = _try_out(swapped, [path for path, _ in parts], try_swapped)
+            swapped = _try_out(swapped, [path for path, _ in parts], try_out)
             if swapped.prediction_error is not None:
-                before = workbench.try_original(model, scope, masks=masks).prediction_error
+                before = try_out(model, gradients=False).prediction_error
                 if swapped.prediction_error != before:
                     raise RuntimeError(f'in prediction: {swapped.prediction_error}')
             return swapped
@@ -97,10 +97,10 @@ def swap_model(
 def _try_out(
     swapped: SwappedModel,
     paths: Sequence[Path],
-    try_swapped: Callable[[Mapping[str, Any]], trial.Trial],
+    try_out: Callable[[Mapping[str, Any]], trial.Trial],
 ) -> SwappedModel:
     """Try a swapped model, and if outputs turn out to be read by nobody, the model without them."""
-    shown = try_swapped(swapped.model)
+    shown = try_out(swapped.model)
     swapped.prediction_error, unread = shown.prediction_error, shown.unread
     if not unread:
         return swapped
@@ -109,7 +109,7 @@ def _try_out(
         for path in paths:
             owner = at(less.model, path)
             _apply(less, path, without_outputs(owner, unread))
-        shown = try_swapped(less.model)
+        shown = try_out(less.model)
         if not shown.unread and shown.prediction_error == swapped.prediction_error:
             return less
     except Exception:  # whatever a toolbox's model may raise; the one before it works
@@ -125,8 +125,3 @@ def _apply(swapped: SwappedModel, path: Path, change: Change | None) -> bool:
     put(at(swapped.model, path), change.values)
     swapped.remarks |= {(*path, *inner): remark for inner, remark in change.remarks.items()}
     return True
-
-
-def _short(kind: object) -> str:
-    """Return the name of a type that a config may give as a class or with its module."""
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

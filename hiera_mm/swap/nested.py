@@ -29,3 +29,8 @@ def copied(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return type(node)(copied(value) for value in node)
     return node
+
+
+def type_name(kind: object) -> str:
+    """Return the name of a type that a config may give as a class or with its module."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..engine.processes import replace_sync_norms
 from ..errors import ConfigError
+from .nested import copied
 from .trial import import_models, without_weights
 
 SIDE = 256  # pixels; what comes out tells the strides up to 64
@@ -94,7 +94,7 @@ def emitted_by_neck(
     ways = (maps, maps[0]) if len(maps) == 1 else (maps,)
     for given in ways:
         try:
-            found, _ = _run(neck, scope, given)
+            (found,) = _run(neck, scope, given, modes=(True,))
         except Exception as error:
             failure = error
             continue
@@ -106,30 +106,34 @@ def _run(
     cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     scope: str,
     given: Tensor | tuple[Tensor, ...],
-) -> tuple[object, object]:
-    """Return what a module gives in training and in testing."""
+    modes: Sequence[bool] = (True, False),
+) -> list[object]:
+    """Return what a module gives in each mode: in training and in testing."""
     import_models(scope)
-    cfg = without_weights(copy.deepcopy(cfg))
+    cfg = without_weights(copied(cfg))
     replace_sync_norms(cfg)
     with DefaultScope.overwrite_default_scope(scope), torch.no_grad():
         try:
-            return _on('meta', cfg, given)
+            return _on('meta', cfg, given, modes)
         except Exception:
             # Some compute with numbers while they are built, or keep tensors where they are.
-            return _on('cpu', cfg, given)
+            return _on('cpu', cfg, given, modes)
 
 
-def _on(device: str, cfg: Any, given: Tensor | tuple[Tensor, ...]) -> tuple[object, object]:
+def _on(
+    device: str, cfg: Any, given: Tensor | tuple[Tensor, ...], modes: Sequence[bool]
+) -> list[object]:
     with torch.device(device):
-        module = MODELS.build(copy.deepcopy(cfg))
+        module = MODELS.build(copied(cfg))
         if isinstance(given, Tensor):
             given = given.to(device)
         else:
             given = tuple(item.to(device) for item in given)
-        module.train()  # not chained: mmdet's ResNet returns nothing here
-        trained = module(given)
-        module.eval()
-        return trained, module(given)
+        found = []
+        for mode in modes:
+            module.train(mode)  # not chained: mmdet's ResNet returns nothing here
+            found.append(module(given))
+        return found
 
 
 def _count(found: object) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..engine.config import as_list, walk
 from .find import owners
-from .nested import Path
+from .nested import Path, type_name
 from .probe import RGB, image_channels
 
 # What every published Hiera was trained on.
@@ -110,7 +110,7 @@ def train_as_transformer(
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get('optimizer'), dict):
         return
     optimizer = wrapper['optimizer']
-    adaptive = any(name in _name(optimizer.get('type')) for name in _ADAPTIVE)
+    adaptive = any(name in type_name(optimizer.get('type')) for name in _ADAPTIVE)
     rate, weight_decay = _ADAMW[scope]
     batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or _BATCH
     rate = rate * batch / _BATCH
@@ -154,7 +154,7 @@ def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[P
     """Let a schedule follow a learning rate that was multiplied by a factor."""
     schedule = as_list(cfg.get('param_scheduler'))
     changes = []
-    if schedule and not any(name in _name(schedule[0].get('type')) for name in _WARMING):
+    if schedule and not any(name in type_name(schedule[0].get('type')) for name in _WARMING):
         steps, start = _WARM_UP[scope]
         warm_up = dict(type='LinearLR', start_factor=start, by_epoch=False, begin=0, end=steps)
         schedule.insert(0, warm_up)
@@ -184,10 +184,6 @@ def _preprocessors(node: Any, path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _differs(old: Any, new: Any) -> bool:
     return list(old) != new if isinstance(old, list | tuple) else old != new
-
-
-def _name(kind: object) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _size(arch: str) -> str:

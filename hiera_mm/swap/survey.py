@@ -135,7 +135,7 @@ def examine(name: str, file: Path, arch: str, workbench: Workbench) -> dict[str,
         if not kinds:
             return result  # whether it works or not: there is nothing to swap
         try:
-            workbench.try_original(model, original.scope, masks=original.has_masks)
+            workbench.try_out(model, original.scope, masks=original.has_masks, gradients=False)
         except Exception as first:
             result |= dict(status=UNUSABLE, reason=f'{type(first).__name__}: {first}')
     result['seconds'] = round(time.perf_counter() - start, 1)

@@ -19,9 +19,9 @@ from ..weights.catalog import entry_of
 from . import settings
 from .find import TOOLBOXES, configs_root, owners, resolve
 from .model import swap_model
-from .nested import Path, copied
+from .nested import Path, copied, type_name
 from .workbench import Workbench
-from .write import base_module, base_path, check_out, python_config, text_config
+from .write import base_module, base_path, check_out, short_config
 
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
 
@@ -78,10 +78,10 @@ class Swapped:
             out: Where it is going to be, as it names the original from there.
         """
         original = self.original
-        kinds = [str(o['backbone'].get('type')) for _, o in owners(original.config['model'])]
+        kinds = [type_name(o['backbone'].get('type')) for _, o in owners(original.config['model'])]
         head = (
             f'{original.file.stem} with Hiera ({self.arch}) in the place of '
-            f'{" and ".join(dict.fromkeys(kind.rpartition(".")[2] for kind in kinds))}, written by '
+            f'{" and ".join(dict.fromkeys(kinds))}, written by '
             f'tools/swap_backbone.py of hiera_mm {__version__}.'
         )
         if self.dropped:
@@ -89,9 +89,11 @@ class Swapped:
         package = _package_of(original.file)
         if original.lazy:
             base = base_module(original.file, out, package)
-            return python_config(base, original.config, self.config, self.remarks, head)
-        base = base_path(original.file, out, absolute=package is not None)
-        return text_config(base, original.config, self.config, self.remarks, head)
+        else:
+            base = base_path(original.file, out, absolute=package is not None)
+        return short_config(
+            base, original.config, self.config, self.remarks, head, lazy=original.lazy
+        )
 
     def write(self, out: str | os.PathLike, *, force: bool = False) -> File:
         """Write the short config; it is read again before it gets its name.

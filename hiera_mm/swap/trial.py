@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import io
 import logging
@@ -25,6 +24,7 @@ from ..engine.config import walk
 from ..engine.processes import replace_sync_norms
 from ..weights.families import OUTPUTS
 from .find import TOOLBOXES, configs_root
+from .nested import copied
 from .samples import Kind, make_batch
 
 SEED = 0
@@ -55,7 +55,7 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
         scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
     """
     import_models(scope)
-    cfg = without_weights(ConfigDict(copy.deepcopy(dict(model))))
+    cfg = without_weights(ConfigDict(copied(model)))
     replace_sync_norms(cfg)
     _find_teacher(cfg, scope)
     nodes = list(walk(cfg))
@@ -77,44 +77,29 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     return network
 
 
-def run(model: nn.Module, scope: str, kind: Kind) -> Trial:
+def run(model: nn.Module, scope: str, kind: Kind, *, gradients: bool = True) -> Trial:
     """Compute losses, gradients and predictions of one batch.
 
     Args:
         model: The model.
         scope: The toolbox's scope.
         kind: What the images are like.
+        gradients: Whether to compute gradients, and to check those of the Hiera inside.
 
     Raises:
         ArithmeticError: If a loss, or a gradient in a Hiera, is not finite.
         RuntimeError: If parameters of a Hiera got no gradient though its outputs are read.
         Exception: Whatever the model raises in training.
     """
+    unread: tuple[int, ...] = ()
     with DefaultScope.overwrite_default_scope(scope), _quiet():
-        with _outputs_of_hiera(model) as outputs:
+        with _outputs_of_hiera(model) as outputs, torch.set_grad_enabled(gradients):
             total, losses = _loss(model, scope, kind)
-        total.backward()
-        unread = _unread(outputs)
-        _check_gradients(model, all_read=not unread)
+        if gradients:
+            total.backward()
+            unread = _unread(outputs)
+            _check_gradients(model, all_read=not unread)
         return Trial(losses, unread, _prediction_error(model, scope, kind))
-
-
-def run_original(model: nn.Module, scope: str, kind: Kind) -> Trial:
-    """Compute losses and predictions of one batch with a model as it was.
-
-    Args:
-        model: The model.
-        scope: The toolbox's scope.
-        kind: What the images are like.
-
-    Raises:
-        ArithmeticError: If a loss is not finite.
-        Exception: Whatever the model raises in training.
-    """
-    with DefaultScope.overwrite_default_scope(scope), _quiet():
-        with torch.no_grad():
-            _, losses = _loss(model, scope, kind)
-        return Trial(losses, prediction_error=_prediction_error(model, scope, kind))
 
 
 def _loss(model: nn.Module, scope: str, kind: Kind) -> tuple[Tensor, dict[str, float]]:

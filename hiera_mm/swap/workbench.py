@@ -30,18 +30,12 @@ class Workbench:
         """Return :func:`.probe.emitted`."""
         return self._once(('emitted', scope, repr(backbone)), probe.emitted, backbone, scope)
 
-    def try_swapped(self, model: Mapping[str, Any], scope: str, *, masks: bool) -> trial.Trial:
-        """Build a model with Hiera inside and return :func:`.trial.run`."""
-        return self._once(
-            ('swapped', scope, str(masks), repr(model)), _try, trial.run, model, scope, masks
-        )
-
-    def try_original(self, model: Mapping[str, Any], scope: str, *, masks: bool) -> trial.Trial:
-        """Build a model as it was and return :func:`.trial.run_original`."""
-        return self._once(
-            ('original', scope, str(masks), repr(model)),
-            _try, trial.run_original, model, scope, masks,
-        )  # fmt: skip
+    def try_out(
+        self, model: Mapping[str, Any], scope: str, *, masks: bool, gradients: bool = True
+    ) -> trial.Trial:
+        """Build a model and return :func:`.trial.run`; originals do without gradients."""
+        key = ('try', scope, str(masks), str(gradients), repr(model))
+        return self._once(key, _try, model, scope, masks, gradients)
 
     def _once(self, key: tuple[str, ...], function: Callable[..., Any], *args: Any) -> Any:
         if key not in self._known:
@@ -57,18 +51,17 @@ class Workbench:
         return result
 
 
-def _try(
-    run: Callable[..., trial.Trial], model: Mapping[str, Any], scope: str, masks: bool
-) -> trial.Trial:
+def _try(model: Mapping[str, Any], scope: str, masks: bool, gradients: bool) -> trial.Trial:
     channels = [probe.image_channels(owner['backbone']) for _, owner in owners(model)]
     kind = Kind(max(channels, default=probe.RGB), masks)
     with torch.random.fork_rng(devices=[]):
         network = trial.build(model, scope)
         try:
-            return run(network, scope, kind)
+            return trial.run(network, scope, kind, gradients=gradients)
         except Exception as error:
             # Heads that shrink maps many times over need larger images.
             for side in LARGE_SIDES:
                 with suppress(Exception):
-                    return run(network, scope, replace(kind, side=side))
+                    larger = replace(kind, side=side)
+                    return trial.run(network, scope, larger, gradients=gradients)
             raise error from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any
 
@@ -23,61 +23,43 @@ _BACKBONE_IN_NAME = re.compile(
 )
 
 
-def text_config(
+def short_config(
     base: str,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     remarks: Mapping[Path, str],
     head: str,
+    *,
+    lazy: bool = False,
 ) -> str:
-    """Return a config in text style that turns one config into another.
+    """Return a config that turns one config into another.
 
     Args:
-        base: What it builds on, as its ``_base_`` is to name it.
+        base: What it builds on: a path as ``_base_`` names it, or a module as it is imported.
         old: The complete config behind ``base``.
         new: The complete config to be.
         remarks: Comments by path.
         head: A comment for the top.
+        lazy: Whether both are in the pure-Python style.
     """
-    paragraphs = [[*_comment(head), f'_base_ = {base!r}']]
+    if lazy:
+        paragraphs = [
+            [*_comment(head), 'from mmengine.config import read_base'],
+            ['with read_base():', f'{INDENT}from {base} import *'],
+            [
+                # A statement would not do: in a config mmengine makes them lazy.
+                *_comment('Registers Hiera at once; import statements are lazy in a config.'),
+                "__import__('hiera_mm')",
+            ],
+        ]
+    else:
+        paragraphs = [[*_comment(head), f'_base_ = {base!r}']]
     for key, value in differences(old, new).items():
-        paragraphs.append([*_comment(remarks.get((key,))), _assignment(key, value, remarks)])
-    return _text(paragraphs)
-
-
-def python_config(
-    base: str,
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    remarks: Mapping[Path, str],
-    head: str,
-) -> str:
-    """Return the same in the pure-Python style.
-
-    Args:
-        base: The module it builds on, as its import statement is to name it.
-        old: The complete config behind ``base``.
-        new: The complete config to be.
-        remarks: Comments by path.
-        head: A comment for the top.
-    """
-    paragraphs = [
-        [*_comment(head), 'from mmengine.config import read_base'],
-        ['with read_base():', f'{INDENT}from {base} import *'],
-        [
-            # A statement would not do: in a config mmengine makes them lazy.
-            *_comment('Registers Hiera at once; import statements are lazy in a config.'),
-            "__import__('hiera_mm')",
-        ],
-    ]
-    for key, value in differences(old, new).items():
-        if isinstance(value, dict) and key in old:
-            inner = _literal(value, 0, (key,), remarks, WIDTH - len(f'{key}.merge()'))
-            statement = f'{key}.merge({inner})'
-        else:
-            statement = _assignment(key, value, remarks)
-        paragraphs.append([*_comment(remarks.get((key,))), statement])
-    return _text(paragraphs)
+        merged = lazy and isinstance(value, dict) and key in old
+        before, after = (f'{key}.merge(', ')') if merged else (f'{key} = ', '')
+        literal = _literal(value, 0, (key,), remarks, WIDTH - len(before + after))
+        paragraphs.append([*_comment(remarks.get((key,))), before + literal + after])
+    return '\n\n'.join('\n'.join(lines) for lines in paragraphs) + '\n'
 
 
 def check_out(out: str | os.PathLike, *, force: bool) -> File:
@@ -146,10 +128,6 @@ def _can_merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return set(old) <= set(new) and old.get('type') == new.get('type')
 
 
-def _assignment(key: str, value: Any, remarks: Mapping[Path, str]) -> str:
-    return f'{key} = ' + _literal(value, 0, (key,), remarks, WIDTH - len(f'{key} = '))
-
-
 def _literal(value: Any, depth: int, path: Path, remarks: Mapping[Path, str], room: int) -> str:
     """Return a value as Python text: on one line where it fits, else broken up.
 
@@ -213,7 +191,3 @@ def _comment(text: str | None, indent: str = '') -> list[str]:
             paragraph, WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
         )
     ]
-
-
-def _text(paragraphs: Sequence[Sequence[str]]) -> str:
-    return '\n\n'.join('\n'.join(lines) for lines in paragraphs) + '\n'

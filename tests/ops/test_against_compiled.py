@@ -141,17 +141,9 @@ def test_deform_conv(both, stride, pad, dilation, group, deformable_group):
             torch.testing.assert_close(ours[1][result], compiled[1][result], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize('with_bias', [False, True])
-@pytest.mark.parametrize(('stride', 'pad', 'dilation', 'group', 'deformable_group'), GEOMETRIES)
-def test_modulated_deform_conv(both, stride, pad, dilation, group, deformable_group, with_bias):
-    features, weight = torch.randn(4, 8, 9, 11), torch.randn(8, 8 // group, 3, 3)
-    output = torch.nn.functional.conv2d(features, weight, None, stride, pad, dilation, group)
-    offset = torch.randn(4, deformable_group * 18, *output.shape[2:]) * 2
-    mask = torch.rand(4, deformable_group * 9, *output.shape[2:])
-    bias = torch.randn(8) if with_bias else torch.zeros(0)
-    settings = dict(kernel_h=3, kernel_w=3, stride_h=stride, stride_w=stride, pad_h=pad, pad_w=pad)
-    settings |= dict(dilation_h=dilation, dilation_w=dilation, group=group)
-    settings |= dict(deformable_group=deformable_group, with_bias=with_bias)
+def compare_modulated(both, operands, output, settings):
+    """Compare the result of a modulated deformable convolution and its five gradients."""
+    features, weight, bias, offset, mask = operands
     inputs, empty = (features, weight, bias, torch.zeros(0), offset, mask), torch.zeros(0)
     ours, compiled = both('modulated_deform_conv_forward', *inputs, output, empty, **settings)
     torch.testing.assert_close(ours[1][6], compiled[1][6], rtol=0, atol=1e-3)
@@ -165,25 +157,29 @@ def test_modulated_deform_conv(both, stride, pad, dilation, group, deformable_gr
         torch.testing.assert_close(ours[1][result], compiled[1][result], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize('with_bias', [False, True])
+@pytest.mark.parametrize(('stride', 'pad', 'dilation', 'group', 'deformable_group'), GEOMETRIES)
+def test_modulated_deform_conv(both, stride, pad, dilation, group, deformable_group, with_bias):
+    features, weight = torch.randn(4, 8, 9, 11), torch.randn(8, 8 // group, 3, 3)
+    output = torch.nn.functional.conv2d(features, weight, None, stride, pad, dilation, group)
+    offset = torch.randn(4, deformable_group * 18, *output.shape[2:]) * 2
+    mask = torch.rand(4, deformable_group * 9, *output.shape[2:])
+    bias = torch.randn(8) if with_bias else torch.zeros(0)
+    settings = dict(kernel_h=3, kernel_w=3, stride_h=stride, stride_w=stride, pad_h=pad, pad_w=pad)
+    settings |= dict(dilation_h=dilation, dilation_w=dilation, group=group)
+    settings |= dict(deformable_group=deformable_group, with_bias=with_bias)
+    compare_modulated(both, (features, weight, bias, offset, mask), output, settings)
+
+
 def test_offsets_of_a_finer_level(both):
     """DyHead gives offsets of twice the size of the output."""
     features, weight = torch.randn(2, 8, 5, 6), torch.randn(8, 8, 3, 3)
     output = torch.empty(2, 8, 5, 6)
     offset, mask = torch.randn(2, 18, 10, 12), torch.rand(2, 9, 10, 12)
-    bias, empty = torch.randn(8), torch.zeros(0)
+    bias = torch.randn(8)
     settings = dict(kernel_h=3, kernel_w=3, stride_h=1, stride_w=1, pad_h=1, pad_w=1)
     settings |= dict(dilation_h=1, dilation_w=1, group=1, deformable_group=1, with_bias=True)
-    inputs = (features, weight, bias, empty, offset, mask)
-    ours, compiled = both('modulated_deform_conv_forward', *inputs, output, empty, **settings)
-    torch.testing.assert_close(ours[1][6], compiled[1][6], rtol=0, atol=1e-3)
-    gradients = [tensor * 0 for tensor in (features, weight, bias, offset, mask)]
-    ours, compiled = both(
-        'modulated_deform_conv_backward',
-        *(*inputs, empty, *gradients, torch.randn_like(output)),
-        **settings,
-    )
-    for result in range(7, 12):
-        torch.testing.assert_close(ours[1][result], compiled[1][result], rtol=0, atol=1e-3)
+    compare_modulated(both, (features, weight, bias, offset, mask), output, settings)
 
 
 @pytest.mark.parametrize('psa_type', [0, 1])

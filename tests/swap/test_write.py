@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from hiera_mm.swap.write import WIDTH, base_module, base_path, differences, text_config
+from hiera_mm.swap.write import WIDTH, base_module, base_path, differences, short_config
 
 
 def random_config(rng, depth=3):
@@ -30,7 +30,7 @@ def test_what_is_written_makes_the_one_config_of_the_other(seed, tmp_path):
     new = {**{key: value for key, value in old.items() if key not in new}, **new}
     (tmp_path / 'old.py').write_text('\n'.join(f'{key} = {value!r}' for key, value in old.items()))
     remarks = {('a',): 'why a', ('b', 'a'): 'why b ' * 40, ('c', 0): 'not shown'}
-    text = text_config('old.py', old, new, remarks, 'head')
+    text = short_config('old.py', old, new, remarks, 'head')
     (tmp_path / 'new.py').write_text(text)
     assert Config.fromfile(tmp_path / 'new.py').to_dict() == new
     assert max(map(len, text.splitlines())) <= WIDTH
@@ -62,7 +62,7 @@ def test_a_person_can_read_it():
     old = dict(model=dict(backbone=dict(type='ResNet', depth=50)), schedule=None)
     remarks = {('model', 'backbone'): 'A reason.', ('schedule',): 'Another.'}
     assert (
-        text_config('old.py', old, new, remarks, 'What it is.')
+        short_config('old.py', old, new, remarks, 'What it is.')
         == """# What it is.
 _base_ = 'old.py'
 

@@ -199,8 +199,9 @@ def modulated_deform_conv_backward(
     gradients = _backward(
         grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
     )
-    for result in (grad_offset, grad_mask):
-        result.zero_()  # what was not read has no influence
+    if tuple(grad_offset.shape[-2:]) != tuple(size):
+        for result in (grad_offset, grad_mask):
+            result.zero_()  # what was not read has no influence
     results = [grad_input, grad_weight, _packed(grad_offset, size), _packed(grad_mask, size)]
     if with_bias:
         results.append(grad_bias)
