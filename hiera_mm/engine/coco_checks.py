@@ -74,9 +74,14 @@ def read_coco(path: Path, needs_annotations: bool) -> CocoSummary:
     step = max(1, len(images) // NUM_SAMPLES)
     try:
         names = {category['id']: category['name'] for category in content['categories']}
-        labels = [names.get(item['category_id']) for item in content.get('annotations') or ()]
+        labels = [
+            names.get(item['category_id'])
+            for annotation in content.get('annotations') or ()
+            # A panoptic file has one annotation for each image, with its segments inside.
+            for item in annotation.get('segments_info', [annotation])
+        ]
         samples = [image['file_name'] for image in images[::step][:NUM_SAMPLES]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'Annotation file {path} is not in COCO format: an image, annotation or category has '
             f'no {error}.'

@@ -1,4 +1,4 @@
-"""Every shipped config builds, takes a training step and predicts."""
+"""The demo's configs build, take a training step and predict, and are easily made one's own."""
 
 from importlib import import_module
 from pathlib import Path
@@ -10,17 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from hiera_mm.data import SEG_CLASSES, THING_CLASSES, make_shapes
+from hiera_mm.data import SEG_CLASSES, THING_CLASSES
 
 ROOT = Path(__file__).parents[2] / 'configs'
-CONFIGS = sorted(
-    str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if '_base_' not in path.parts
-)
-
-
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=4, num_val=2)
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'demo').rglob('*.py'))
 
 
 def load(name):

@@ -1,0 +1,9 @@
+_base_ = './mask2former_hiera-t_8xb2-160k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        arch='base',
+        drop_path_rate=0.2,
+        init_cfg=dict(type='Pretrained', checkpoint='release://base/mae_in1k'),
+    ),
+)

@@ -1,0 +1,12 @@
+# Drop path by size: Table 14b of the paper (T, S), Table 15 (B, B+, L).
+_base_ = [
+    '../../_base_/models/dino-4scale_hiera.py',
+    '../../_base_/datasets/coco_detection_multiscale.py',
+    '../../_base_/schedules/adamw_dino.py',
+    '../../_base_/schedules/12e_dino.py',
+    '../../_base_/runtime_mmdet.py',
+]
+
+model = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='release://tiny/mae_in1k')),
+)

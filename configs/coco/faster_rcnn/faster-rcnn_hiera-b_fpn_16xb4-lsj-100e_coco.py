@@ -1,0 +1,25 @@
+# The paper's training on COCO (appendix A.2 and Table 15), with boxes alone. Masks are read so
+# that a box can shrink to what the crop leaves of its object, as in Mask R-CNN: our choice.
+_base_ = [
+    '../../_base_/models/faster-rcnn_hiera_fpn.py',
+    '../../_base_/models/paper_heads.py',
+    '../../_base_/datasets/coco_instance_lsj-square.py',
+    '../../_base_/schedules/100e_paper.py',
+    '../../_base_/runtime_mmdet_iters.py',
+]
+
+model = dict(
+    # Pads to the whole square, in testing as in training.
+    data_preprocessor=dict(pad_size_divisor=1024),
+    backbone=dict(
+        arch='base',
+        drop_path_rate=0.2,
+        init_cfg=dict(type='Pretrained', checkpoint='release://base/mae_in1k'),
+    ),
+    rpn_head=_base_.paper_rpn_head,
+    roi_head=dict(bbox_head=_base_.paper_bbox_head),
+)
+
+custom_imports = dict(imports=['hiera_mm', 'hiera_mm.detection.heads'])
+val_evaluator = dict(metric='bbox')
+test_evaluator = val_evaluator

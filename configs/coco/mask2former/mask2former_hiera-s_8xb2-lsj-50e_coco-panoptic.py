@@ -1,0 +1,8 @@
+_base_ = './mask2former_hiera-t_8xb2-lsj-50e_coco-panoptic.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        init_cfg=dict(type='Pretrained', checkpoint='release://small/mae_in1k'),
+    ),
+)

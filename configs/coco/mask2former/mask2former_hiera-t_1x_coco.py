@@ -1,0 +1,12 @@
+# Drop path by size: Table 14b of the paper (T, S), Table 15 (B, B+, L).
+_base_ = [
+    '../../_base_/models/mask2former_hiera_coco-instance.py',
+    '../../_base_/datasets/coco_instance.py',
+    '../../_base_/schedules/adamw_mask2former.py',
+    '../../_base_/schedules/12e.py',
+    '../../_base_/runtime_mmdet.py',
+]
+
+model = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='release://tiny/mae_in1k')),
+)
