@@ -150,3 +150,22 @@ def test_what_cannot_be_swapped_is_one_paragraph(run, args, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_costs_are_measured_by_command(run, workplace):
+    done = run('cost.py', 'quick.py', '--size', 64, '--size', 64, 96, '--repeats', 1, '--csv', 'c')
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'quick, 64x64\n(.+\n)*\npart .*\n-+\nbackbone.stem ', done.stdout)
+    assert 'quick, 64x96' in done.stdout
+    assert 'quick at 64x96: 2 predictions' in done.stderr
+    assert len((workplace / 'c').read_text().splitlines()) == 1 + 2 * 8
+    rows = run('cost.py', 'quick.py', '--no-time', '--no-activations', '--markdown',
+               '--cfg-options', 'model.auxiliary_head=None')  # fmt: skip
+    assert re.search(r'\| quick \| 160x192 \| [\d.]+ \|', rows.stdout)
+
+
+def test_costs_that_cannot_be_measured_are_one_paragraph(run):
+    done = run('cost.py', 'quick.py', '--size', 16)
+    assert done.returncode == 2
+    assert 'at least 32 pixels' in done.stderr
+    assert 'Traceback' not in done.stderr

@@ -1,0 +1,240 @@
+"""Measure what a model costs: count, run, and time it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..engine.config import as_list
+from ..errors import UserError
+from .activations import saved_activations
+from .batch import batch_size, processed_batch
+from .building import build, in_scope
+from .counting import counting
+from .hollow import WithoutProducts
+from .parts import Parts, is_backbone
+from .sizes import Size, test_size
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the cost is measured.
+
+    Attributes:
+        device: A torch device, of CPU or CUDA.
+        dtype: ``'float32'``, or ``'bfloat16'`` for mixed precision (autocast).
+        activations: Whether to find out what a training forward pass keeps.
+        timed: Whether to time predictions.
+        repeats: Timed predictions, after one that is not timed.
+    """
+
+    device: str = 'cpu'
+    dtype: str = 'float32'
+    activations: bool = True
+    timed: bool = True
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise UserError(f'there is no device {self.device!r}; use cpu or cuda') from error
+        if kind == 'cuda' and not torch.cuda.is_available():
+            raise UserError('torch finds no CUDA device here; use the device cpu')
+        if kind not in ('cpu', 'cuda'):
+            raise UserError(f'models of mmdet and mmseg run here on cpu and cuda, not on {kind}')
+        if self.dtype not in DTYPES:
+            raise UserError(f'the dtype must be one of {", ".join(DTYPES)}, got {self.dtype!r}')
+        if self.repeats < 1:
+            raise UserError(f'repeats must be at least 1, got {self.repeats}')
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of a model costs.
+
+    Attributes:
+        name: Its name, such as ``'neck'`` or ``'backbone.stage 3'``.
+        parameters: Number of its parameters.
+        multiply_adds: Multiply-adds of one image, those inside attention included.
+        attention: Multiply-adds of the two products inside attention.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    attention: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs a model.
+
+    Attributes:
+        config: Name of the config.
+        size: Height and width of the image in pixels.
+        parts: The parts of the model, those that run in the order of their first use.
+        detections: How many detections the image got; None for segmentation.
+        activations: Bytes that an image keeps for the backward pass; None if not measured.
+        seconds: Median time of a prediction; None if not measured.
+        peak: Most bytes in use on the GPU in a prediction; None elsewhere, or if not measured.
+    """
+
+    config: str
+    size: Size
+    parts: tuple[Part, ...]
+    detections: int | None = None
+    activations: int | None = None
+    seconds: float | None = None
+    peak: int | None = None
+
+    @property
+    def total(self) -> Part:
+        """The sum of all parts."""
+        return _sum('total', self.parts)
+
+    @property
+    def backbone(self) -> Part:
+        """The sum of the parts of the backbone."""
+        return _sum('backbone', [part for part in self.parts if is_backbone(part.name)])
+
+    @property
+    def rest(self) -> Part:
+        """The sum of all that is not backbone."""
+        return _sum('rest', [part for part in self.parts if not is_backbone(part.name)])
+
+
+def _sum(name: str, parts: Sequence[Part]) -> Part:
+    numbers = [(part.parameters, part.multiply_adds, part.attention) for part in parts]
+    return Part(name, *map(sum, zip((0, 0, 0), *numbers, strict=True)))
+
+
+def measure(
+    cfg: Config, sizes: Sequence[Size], setting: Setting, report: Callable[[str], None]
+) -> list[Cost]:
+    """Measure what a config's model costs, for one image at each size.
+
+    Args:
+        cfg: A config that :func:`.building.read` returned.
+        sizes: Heights and widths; none for that of the config's test.
+        setting: How to measure.
+        report: Called with a line about what happens next.
+
+    Raises:
+        ConfigError: If the config has no size of its own, or a model of several images at once.
+    """
+    name = Path(cfg.filename).stem
+    sizes = list(sizes) or [test_size(cfg)]
+    report(f'{name}: building')
+    model = build(cfg).to(setting.device)
+    costs = []
+    for size in sizes:
+        where = f'{name} at {size[0]}x{size[1]}'
+        with in_scope(cfg.default_scope):
+            report(f'{where}: counting multiply-adds')
+            parts, detections = count(model, cfg, size, setting)
+            activations = seconds = peak = None
+            if setting.activations:
+                report(f'{where}: a training forward pass')
+                activations = measure_activations(model, cfg, size, setting)
+            if setting.timed:
+                report(f'{where}: {setting.repeats + 1} predictions')
+                seconds, peak = time_prediction(model, cfg, size, setting)
+        costs.append(Cost(name, size, parts, detections, activations, seconds, peak))
+    return costs
+
+
+def count(
+    model: nn.Module, cfg: Config, size: Size, setting: Setting
+) -> tuple[tuple[Part, ...], int | None]:
+    """Count parameters and the multiply-adds of one prediction.
+
+    Args:
+        model: The model, in evaluation mode.
+        cfg: Its config.
+        size: Height and width of the image.
+        setting: How to measure.
+
+    Returns:
+        The parts, and the number of detections if the model detects.
+    """
+    data = processed_batch(model, cfg, size)
+    torch.manual_seed(0)
+    with torch.no_grad(), _precision(setting), WithoutProducts(), counting(model) as counts:
+        results = model(**data, mode='predict')
+    parameters = Parts(model).parameters()
+    parts = []
+    for name in dict.fromkeys([*counts.total, *parameters]):
+        if parameters[name] or counts.total[name]:
+            parts.append(Part(name, parameters[name], counts.total[name], counts.attention[name]))
+    instances = getattr(as_list(results)[0], 'pred_instances', None)
+    return tuple(parts), None if instances is None else len(instances)
+
+
+def measure_activations(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> int:
+    """Return the bytes that one image keeps for the backward pass in training.
+
+    Args:
+        model: The model, in evaluation mode; it is so again afterwards.
+        cfg: Its config.
+        size: Height and width of the image.
+        setting: How to measure.
+    """
+    model.train()
+    images = batch_size(model)
+    data = processed_batch(model, cfg, size, count=images, training=True)
+    torch.manual_seed(0)
+    with _precision(setting), WithoutProducts(), saved_activations(model) as activations:
+        model(**data, mode='loss')
+    model.eval()
+    return activations.bytes // images
+
+
+def time_prediction(
+    model: nn.Module, cfg: Config, size: Size, setting: Setting
+) -> tuple[float, int | None]:
+    """Time predictions of one image, from the normalised batch to the result.
+
+    Args:
+        model: The model, in evaluation mode.
+        cfg: Its config.
+        size: Height and width of the image.
+        setting: How to measure.
+
+    Returns:
+        The median in seconds, and on a GPU the most bytes that were in use.
+    """
+    data = processed_batch(model, cfg, size)
+    device = torch.device(setting.device)
+    on_gpu = device.type == 'cuda'
+
+    def predict() -> float:
+        start = time.perf_counter()
+        with torch.no_grad(), _precision(setting):
+            model(**data, mode='predict')
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    predict()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = statistics.median(predict() for _ in range(setting.repeats))
+    return seconds, torch.cuda.max_memory_allocated(device) if on_gpu else None
+
+
+def _precision(setting: Setting) -> AbstractContextManager[Any]:
+    return torch.autocast(
+        torch.device(setting.device).type, torch.bfloat16, enabled=setting.dtype == 'bfloat16'
+    )

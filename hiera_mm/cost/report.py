@@ -1,0 +1,161 @@
+"""What was measured as tables: for the terminal, in Markdown, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .. import ops
+from .measure import Cost, Part, Setting
+
+MEGA, GIGA, MIB = 1e6, 1e9, 2**20
+_COMPILED = (
+    'mmcv has compiled operators here: their deformable convolution and, on a GPU, deformable '
+    'attention are not counted.'
+)
+
+
+def describe(setting: Setting) -> str:
+    """Say what the figures are, and what was measured on what.
+
+    Args:
+        setting: How it was measured.
+    """
+    device = torch.device(setting.device)
+    if device.type == 'cuda':
+        where = torch.cuda.get_device_name(device)
+    else:
+        where = f'{torch.get_num_threads()} threads of {platform.machine()}'
+    lines = ['GFLOPs are 10^9 multiply-adds of the prediction of one image, as the papers count.']
+    if ops.source() == 'compiled':
+        lines.append(_COMPILED)
+    if setting.timed or setting.activations:
+        lines.append(f'Measured in {setting.dtype} on {where}, torch {torch.__version__}.')
+    return '\n'.join(lines)
+
+
+def parts_table(cost: Cost) -> str:
+    """Return the cost of each part as a table, with memory and speed below it."""
+    total = cost.total
+    rows = [('part', 'parameters (M)', '%', 'GFLOPs', '%', 'attention (GFLOPs)')]
+    rows += [_cells(part, total) for part in (*cost.parts, total)]
+    lines = [f'{cost.config}, {cost.size[0]}x{cost.size[1]}', '', *_aligned(rows), '']
+    if cost.detections is not None:
+        lines.append(f'counted with {cost.detections} detections')
+    if cost.activations is not None:
+        kept = cost.activations / MIB
+        lines.append(f'kept for the backward pass: {kept:,.0f} MiB an image')
+    if cost.seconds is not None:
+        speed = f'{_three(1 / cost.seconds)} images/s ({_three(cost.seconds)} s, batch 1)'
+        lines.append(f'prediction: {speed}')
+    if cost.peak is not None:
+        lines.append(f'peak memory of a prediction: {cost.peak / MIB:,.0f} MiB')
+    return '\n'.join(lines)
+
+
+def summary(costs: Sequence[Cost], *, markdown: bool = False) -> str:
+    """Return a table with a row for each cost.
+
+    Args:
+        costs: What was measured.
+        markdown: Return it in Markdown.
+    """
+    rows = [_HEAD, *map(_summary_cells, costs)]
+    used = [i for i, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
+    rows = [tuple(row[i] for i in used) for row in rows]
+    if not markdown:
+        return '\n'.join(_aligned(rows))
+    rows.insert(1, ('---', '---', *['---:'] * (len(used) - 2)))
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def write_csv(costs: Sequence[Cost], file: Path) -> None:
+    """Write a line for each part and for the total of each cost, in plain numbers.
+
+    Args:
+        costs: What was measured.
+        file: File to write.
+    """
+    with file.open('w', newline='', encoding='utf-8') as out:
+        writer = csv.writer(out)
+        writer.writerow(_CSV_HEAD)
+        for cost in costs:
+            for part in (*cost.parts, cost.total):
+                row = [cost.config, *cost.size, part.name]
+                row += [part.parameters, part.multiply_adds, part.attention]
+                if part.name == 'total':
+                    row += [cost.activations, cost.seconds, cost.peak]
+                writer.writerow(row + [None] * (len(_CSV_HEAD) - len(row)))
+
+
+_HEAD = (
+    'config',
+    'size',
+    'parameters (M)',
+    'backbone GFLOPs',
+    'rest GFLOPs',
+    'total GFLOPs',
+    'activations (MiB)',
+    'images/s',
+    'peak (MiB)',
+)
+_CSV_HEAD = (
+    'config',
+    'height',
+    'width',
+    'part',
+    'parameters',
+    'multiply_adds',
+    'attention_multiply_adds',
+    'activation_bytes',
+    'seconds',
+    'peak_bytes',
+)
+
+
+def _cells(part: Part, total: Part) -> tuple[str, ...]:
+    return (
+        part.name,
+        f'{part.parameters / MEGA:.2f}',
+        _percent(part.parameters, total.parameters),
+        f'{part.multiply_adds / GIGA:.2f}',
+        _percent(part.multiply_adds, total.multiply_adds),
+        f'{part.attention / GIGA:.2f}' if part.attention else '',
+    )
+
+
+def _summary_cells(cost: Cost) -> tuple[str, ...]:
+    flops = [part.multiply_adds for part in (cost.backbone, cost.rest, cost.total)]
+    return (
+        cost.config,
+        f'{cost.size[0]}x{cost.size[1]}',
+        f'{cost.total.parameters / MEGA:.1f}',
+        *(f'{number / GIGA:.1f}' for number in flops),
+        '' if cost.activations is None else f'{cost.activations / MIB:,.0f}',
+        '' if cost.seconds is None else _three(1 / cost.seconds),
+        '' if cost.peak is None else f'{cost.peak / MIB:,.0f}',
+    )
+
+
+def _percent(share: int, whole: int) -> str:
+    return f'{100 * share / whole:.1f}' if whole else '-'
+
+
+def _three(value: float) -> str:
+    """Return a number with three significant digits, and no exponent."""
+    return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append('  '.join([name.ljust(widths[0]), *cells]).rstrip())
+    lines.insert(1, '-' * max(map(len, lines)))
+    return lines

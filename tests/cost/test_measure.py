@@ -1,0 +1,209 @@
+"""Whole models: the demo's, and others as the toolboxes ship them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch.utils.flop_counter import FlopCounterMode
+
+from hiera_mm.cost import report
+from hiera_mm.cost.batch import processed_batch
+from hiera_mm.cost.building import build, in_scope, read
+from hiera_mm.cost.formulas import _OWN
+from hiera_mm.cost.measure import Cost, Part, Setting, measure
+from hiera_mm.errors import ConfigError, UserError
+
+DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
+DETECTOR = DEMO / 'mask-rcnn_hiera-demo_fpn_shapes.py'
+SEGMENTER = DEMO / 'upernet_hiera-demo_shapes.py'
+STAGES = ['backbone.stem', *(f'backbone.stage {stage}' for stage in (1, 2, 3, 4))]
+COUNT_ONLY = Setting(activations=False, timed=False)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def parts_of(cost: Cost) -> dict[str, Part]:
+    return {part.name: part for part in cost.parts}
+
+
+@pytest.mark.parametrize(
+    ('file', 'heads'),
+    [
+        (DETECTOR, ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
+        (SEGMENTER, ['decode_head', 'auxiliary_head']),
+    ],
+)
+def test_the_demo(file, heads):
+    said = []
+    costs = measure(read(file), [(64, 64), (64, 96)], Setting(repeats=1), said.append)
+    model = build(read(file))
+    for cost in costs:
+        assert [part.name for part in cost.parts] == STAGES + heads
+        assert cost.total.parameters == sum(p.numel() for p in model.parameters())
+        assert cost.total.multiply_adds == cost.backbone.multiply_adds + cost.rest.multiply_adds
+        assert cost.activations > 2**20
+        assert cost.seconds > 0
+        assert cost.peak is None
+    small, large = (cost.backbone for cost in costs)
+    assert 1.4 * small.multiply_adds < large.multiply_adds < 1.7 * small.multiply_adds
+    assert costs[0].activations < costs[1].activations
+    assert 'counting' in ' '.join(said)
+
+
+def test_heads_process_all_that_they_may():
+    cfg = read(DETECTOR, {'model.test_cfg.rcnn.score_thr': 0.5})  # no untrained model is so sure
+    (cost,) = measure(cfg, [(64, 64)], COUNT_ONLY, quiet)
+    parts = parts_of(cost)
+    assert cost.detections == 100
+    # Two convolutions of 3x3 at 14x14, one doubling of the size, one convolution of 1x1 at 28x28.
+    mask = 2 * 196 * 64 * 64 * 9 + 196 * 64 * 64 * 4 + 784 * 64 * 6
+    assert parts['roi_head.mask_head'].multiply_adds == 100 * mask
+    # Two linear layers, then seven classes and one box.
+    box = 49 * 64 * 256 + 256 * 256 + 256 * (7 + 4)
+    assert parts['roi_head.bbox_head'].multiply_adds == 200 * box
+
+
+def _as_torch_wants_it(formula):
+    def count(*args, out_val, **kwargs):
+        return 2 * formula(*args, out=out_val, **kwargs)
+
+    count._get_raw = True  # with the tensors, not only their shapes
+    return count
+
+
+def test_torch_counts_the_same():
+    """A segmenter does the same work whatever the weights are: really run, it must agree."""
+    (cost,) = measure(read(SEGMENTER), [(64, 96)], COUNT_ONLY, quiet)
+    cfg = read(SEGMENTER)
+    model = build(cfg)
+    data = processed_batch(model, cfg, (64, 96))
+    ours = {op: _as_torch_wants_it(formula) for op, formula in _OWN.items()}
+    theirs = FlopCounterMode(display=False, custom_mapping=ours)
+    with torch.no_grad(), in_scope('mmseg'), theirs:
+        model(**data, mode='predict')
+    assert theirs.get_total_flops() == 2 * cost.total.multiply_adds
+
+
+def test_other_backbones_and_shipped_configs():
+    options = {'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}
+    cfg = read('mmdet/retinanet/retinanet_r50_fpn_1x_coco', options)
+    assert 'Pretrained' in str(cfg.model)
+    (cost,) = measure(cfg, [(64, 64)], COUNT_ONLY, quiet)
+    assert [part.name for part in cost.parts] == ['backbone', 'neck', 'bbox_head']
+    assert cost.backbone.parameters == 11_176_512  # ResNet-18 without its classifier
+    assert cost.backbone.attention == 0
+
+
+def test_mixed_precision():
+    setting = Setting(dtype='bfloat16', repeats=1)
+    half = measure(read(SEGMENTER), [(64, 64)], setting, quiet)[0]
+    full = measure(read(SEGMENTER), [(64, 64)], Setting(timed=False), quiet)[0]
+    assert half.parts == full.parts
+    assert half.seconds > 0
+    assert half.activations < full.activations
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    for file in (DETECTOR, SEGMENTER):
+        (there,) = measure(read(file), [(64, 64)], Setting(device='cuda', repeats=1), quiet)
+        (here,) = measure(read(file), [(64, 64)], COUNT_ONLY, quiet)
+        assert there.parts == here.parts
+        assert there.peak > 4 * here.total.parameters
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(device='gpu'), "no device 'gpu'; use cpu or cuda"),
+        (dict(device='meta'), 'not on meta'),
+        (dict(dtype='int8'), "float32, bfloat16, got 'int8'"),
+        (dict(repeats=0), 'at least 1'),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(UserError, match=message):
+        Setting(**options)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('x = 1', 'has no model'),
+        ("model = dict(type='X')", 'default_scope=None'),
+        ("model = dict(type='X')\ndefault_scope = 'mmpose'", "default_scope='mmpose'"),
+        (
+            "model = dict(backbone=dict(type='Hiera', arch='auto'))\ndefault_scope = 'mmdet'",
+            'model.backbone.arch=base',
+        ),
+    ],
+)
+def test_bad_configs(tmp_path, content, message):
+    file = tmp_path / 'bad.py'
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read(file)
+
+
+def test_missing_configs():
+    with pytest.raises(ConfigError, match='upernet_hiera-demo_shapes'):
+        read(DEMO / 'upernet_hiera-demo_shape.py')
+    with pytest.raises(ConfigError, match='There is no config'):
+        read('mmdet/nothing/like_it')
+
+
+def test_models_of_several_views(tmp_path):
+    file = tmp_path / 'clip.py'
+    file.write_text("model = dict()\ndefault_scope = 'mmdet'")
+    cfg = Config.fromfile(file)
+
+    class Model(torch.nn.Module):
+        data_preprocessor = type('TrackDataPreprocessor', (), {})()
+
+    with pytest.raises(ConfigError, match='several views or frames'):
+        processed_batch(Model(), cfg, (64, 64))
+
+
+COST = Cost(
+    'name',
+    (64, 96),
+    (Part('backbone', 3_000_000, 2 * 10**9, 10**9), Part('neck', 1_000_000, 2 * 10**9, 0)),
+    detections=100,
+    activations=2**30,
+    seconds=0.5,
+)
+
+
+def test_tables(tmp_path):
+    lines = report.parts_table(COST).splitlines()
+    assert lines[0] == 'name, 64x96'
+    assert lines[4].split() == ['backbone', '3.00', '75.0', '2.00', '50.0', '1.00']
+    assert lines[6].split() == ['total', '4.00', '100.0', '4.00', '100.0', '1.00']
+    assert lines[8:] == [
+        'counted with 100 detections',
+        'kept for the backward pass: 1,024 MiB an image',
+        'prediction: 2 images/s (0.5 s, batch 1)',
+    ]
+    markdown = report.summary([COST], markdown=True).splitlines()
+    assert markdown[0].startswith('| config | size | parameters (M) | backbone GFLOPs |')
+    assert markdown[2] == '| name | 64x96 | 4.0 | 2.0 | 2.0 | 4.0 | 1,024 | 2 |'
+    assert '---' in report.summary([COST]).splitlines()[1]
+    report.write_csv([COST], tmp_path / 'costs.csv')
+    with (tmp_path / 'costs.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['part'] for row in rows] == ['backbone', 'neck', 'total']
+    assert rows[1]['multiply_adds'] == '2000000000'
+    assert rows[2]['activation_bytes'] == str(2**30)
+    assert rows[2]['peak_bytes'] == ''
+
+
+def test_columns_without_figures_are_left_out():
+    bare = Cost('name', (64, 96), COST.parts)
+    assert 'images/s' not in report.summary([bare], markdown=True)
+    assert 'backward' not in report.parts_table(bare)

@@ -1,0 +1,80 @@
+"""Measure what models cost: parameters, multiply-adds, activation memory, images a second."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+from hiera_mm.cost.building import read
+from hiera_mm.cost.measure import DTYPES, Setting, measure
+from hiera_mm.cost.report import describe, parts_table, summary, write_csv
+from hiera_mm.cost.sizes import parse_size
+from hiera_mm.engine.paths import make_folder
+from hiera_mm.errors import run_tool
+
+
+def main() -> None:
+    """Parse the command line, measure each config at each size, and print tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Models are built with random weights; no data set and no checkpoint is read.',
+    )
+    parser.add_argument(
+        'configs',
+        nargs='+',
+        metavar='config',
+        help='config files of mmdet or mmseg, or names of such that these ship',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        action='append',
+        default=[],
+        metavar='PIXELS',
+        help='height and width, or one side of a square; repeat for several (those of the test)',
+    )
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (%(default)s)')
+    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(%(default)s)')
+    parser.add_argument('--no-time', action='store_true', help='do not time predictions')
+    parser.add_argument(
+        '--no-activations', action='store_true', help='do not run a training forward pass'
+    )
+    parser.add_argument('--repeats', type=int, default=5, help='timed predictions (%(default)s)')
+    parser.add_argument(
+        '--markdown', action='store_true', help='print one row for each config, in Markdown'
+    )
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='write all parts to a file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the configs',
+    )
+    args = parser.parse_args()
+    sizes = [parse_size(values) for values in args.size]
+    setting = Setting(
+        args.device, args.dtype, not args.no_activations, not args.no_time, args.repeats
+    )
+    if args.csv is not None:
+        make_folder(args.csv.parent)  # so that a wrong path shows before all the work
+    costs = []
+    for config in args.configs:
+        cfg = read(config, args.cfg_options)
+        costs += measure(cfg, sizes, setting, lambda line: print(line, file=sys.stderr, flush=True))
+    print(describe(setting), end='\n\n')
+    if args.markdown or len(args.configs) > 1:
+        print(summary(costs, markdown=args.markdown))
+    else:
+        print('\n\n'.join(map(parts_table, costs)))
+    if args.csv is not None:
+        write_csv(costs, args.csv)
+
+
+if __name__ == '__main__':
+    run_tool(main)
