@@ -1,8 +1,8 @@
 """The Hiera backbone for MMDetection, MMSegmentation and every other mmengine toolbox.
 
 ``custom_imports = dict(imports=['hiera_mm'])`` in a config is all it takes: importing this package
-registers ``Hiera`` and the constructor of its optimiser, and supplies mmcv's operators where mmcv
-has no compiled ones.
+registers ``Hiera``, the constructor of its optimiser and its FSDP strategy, and supplies mmcv's
+operators where mmcv has no compiled ones.
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ if 'hiera_mm.doctor' not in sys.orig_argv:
     ops.install()
 
     from hiera_mm import backbone  # noqa: F401
-    from hiera_mm.engine import layer_decay  # noqa: F401
+    from hiera_mm.engine import layer_decay, sharding  # noqa: F401

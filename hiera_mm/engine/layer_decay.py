@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -67,9 +68,15 @@ class HieraOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             prefix: Its name.
             is_dcn_module: Whether it is part of a deformable convolution; mmengine's own.
         """
-        super().add_params(params, module, prefix, is_dcn_module)
-        if prefix:
-            return  # the parent walks through the modules by calling this; the root comes last
+        if prefix:  # the parent walks through the modules by calling this; the root comes last
+            super().add_params(params, module, prefix, is_dcn_module)
+            return
+        logger = MMLogger.get_current_instance()
+        logger.addFilter(_no_options)
+        try:
+            super().add_params(params, module, prefix, is_dcn_module)
+        finally:
+            logger.removeFilter(_no_options)
         rules = {
             id(parameter): rule
             for backbone in module.modules()
@@ -93,16 +100,22 @@ class HieraOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 def _rules(backbone: Hiera, rate: float) -> Iterator[tuple[nn.Parameter, tuple[float, bool]]]:
     """Yield each parameter of a backbone with the factor of its rate and whether it decays."""
     depth = len(backbone.blocks)
-    positions = {getattr(backbone, name) for name in backbone.position_names}
-    for name, parameter in backbone.named_parameters():
+    for name, module in backbone.named_modules():
         if name.startswith('blocks.'):
             layer = int(name.split('.')[1]) + 1
         elif name.startswith(OUTPUTS):
             layer = depth + 1
         else:
             layer = 0
-        positional = parameter in positions or '.rel_pos_' in name
-        yield parameter, (rate ** (depth + 1 - layer), parameter.ndim > 1 and not positional)
+        # Not by the number of dimensions: shards of FSDP are flat.
+        matrix = module.weight if isinstance(module, nn.Linear | nn.Conv2d) else None
+        for parameter in module.parameters(recurse=False):
+            yield parameter, (rate ** (depth + 1 - layer), parameter is matrix)
+
+
+def _no_options(record: logging.LogRecord) -> bool:
+    """Leave out the line that mmengine logs for each option of each parameter; a table follows."""
+    return not record.getMessage().startswith('paramwise_options')
 
 
 def _table(groups: list[dict[str, Any]], weight_decay: float | None) -> str:

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from ..errors import ConfigError
 from .config import as_list
+from .resume import latest_whole_checkpoint
 
 
-def use_amp(cfg: Config) -> None:
+@dataclass(frozen=True)
+class Tracker:
+    """An experiment tracker that mmengine can write to.
+
+    Attributes:
+        package: What is to be installed, and imported.
+        backend: mmengine's name for it.
+    """
+
+    package: str
+    backend: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package is there."""
+        return find_spec(self.package) is not None
+
+
+TRACKERS = {
+    'tensorboard': Tracker('tensorboard', 'TensorboardVisBackend'),
+    'wandb': Tracker('wandb', 'WandbVisBackend'),
+    'mlflow': Tracker('mlflow', 'MLflowVisBackend'),
+}
+"""By the names that ``--track`` takes."""
+
+
+def use_amp(cfg: Config, dtype: str) -> None:
     """Train in mixed precision.
 
     Args:
         cfg: The config; changed in place.
+        dtype: ``'float16'``, with a scaled loss, or ``'bfloat16'``, which needs no scaling.
 
     Raises:
         ConfigError: If there is no accelerator, for which mmengine's mixed precision is made, or
@@ -37,8 +66,79 @@ def use_amp(cfg: Config) -> None:
         )
     if wrapper == 'AmpOptimWrapper':
         print_log('--amp: the config trains in mixed precision already.', logger='current')
+        return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    cfg.optim_wrapper.dtype = dtype
+    cfg.optim_wrapper.loss_scale = 'dynamic' if dtype == 'float16' else {'enabled': False}
+
+
+def use_fsdp(cfg: Config) -> None:
+    """Shard model, gradients and optimiser over the processes.
+
+    Args:
+        cfg: The config; changed in place.
+
+    Raises:
+        ConfigError: If there is one process, or the config has another strategy.
+    """
+    if cfg.launcher == 'none':
+        raise ConfigError(
+            '--fsdp shards a model over several processes. Start them with tools/dist_train.sh '
+            'CONFIG GPUS --fsdp.'
+        )
+    if cfg.get('strategy') is not None or cfg.get('runner_type') is not None:
+        raise ConfigError(
+            '--fsdp: the config chooses a runner and a strategy of its own. Leave --fsdp out, or '
+            'remove runner_type and strategy.'
+        )
+    cfg.runner_type = 'FlexibleRunner'
+    cfg.strategy = ConfigDict(type='HieraFSDPStrategy')
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.use_fsdp = True
+
+
+def use_ema(cfg: Config) -> None:
+    """Average the weights over the training; the average is tested and saved.
+
+    Args:
+        cfg: The config; changed in place.
+
+    Raises:
+        ConfigError: If the weights are sharded, which mmengine cannot average.
+    """
+    if cfg.get('strategy') is not None:
+        raise ConfigError('--ema averages whole weights, and --fsdp shards them. Leave one out.')
+    hooks = as_list(cfg.get('custom_hooks'))
+    if any(hook.get('type') == 'EMAHook' for hook in hooks):
+        print_log('--ema: the config averages its weights already.', logger='current')
+        return
+    # Buffers too: the running statistics of batch norms belong to the weights.
+    hook = ConfigDict(type='EMAHook', ema_type='ExponentialMovingAverage', update_buffers=True)
+    cfg.custom_hooks = [*hooks, hook]
+
+
+def use_trackers(cfg: Config, names: Sequence[str]) -> None:
+    """Send losses, scores and drawings to experiment trackers as well.
+
+    Args:
+        cfg: The config; changed in place.
+        names: Of :data:`TRACKERS`.
+
+    Raises:
+        ConfigError: If a tracker is not installed, or the config has no visualizer.
+    """
+    missing = [TRACKERS[name].package for name in names if not TRACKERS[name].installed]
+    if missing:
+        raise ConfigError(
+            f'--track: {" and ".join(missing)} must be installed first: '
+            f'pip install {" ".join(missing)}'
+        )
+    if cfg.get('visualizer') is None:
+        raise ConfigError('--track: the config has no visualizer that could do it.')
+    backends = as_list(cfg.visualizer.get('vis_backends'))
+    present = {backend['type'] for backend in backends}
+    new = [ConfigDict(type=TRACKERS[name].backend) for name in dict.fromkeys(names)]
+    cfg.visualizer.vis_backends = [*backends, *(b for b in new if b.type not in present)]
 
 
 def use_auto_scale_lr(cfg: Config) -> None:
@@ -64,10 +164,13 @@ def use_resume(cfg: Config, resume: str) -> None:
     Args:
         cfg: The config; changed in place. If there is nothing to resume from, it is left to start
             anew, from its own `load_from` if it has one.
-        resume: A checkpoint, or ``'auto'`` for the latest one in the work dir.
+        resume: A checkpoint, or ``'auto'`` for the latest one in the work dir that is whole.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none can be read.
     """
     if resume == 'auto':
-        latest = find_latest_checkpoint(cfg.work_dir)
+        latest = latest_whole_checkpoint(cfg.work_dir)
         if latest is None:
             print_log(
                 f'--resume: {cfg.work_dir} has no checkpoint yet, so training starts anew.',
@@ -75,9 +178,7 @@ def use_resume(cfg: Config, resume: str) -> None:
                 level=logging.WARNING,
             )
             return
-        # The note of the latest checkpoint holds a path that is stale if the folder was moved.
-        beside = Path(cfg.work_dir) / Path(latest).name
-        resume = str(beside) if beside.is_file() else latest
+        resume = latest
     cfg.resume = True
     cfg.load_from = resume
 

@@ -58,7 +58,8 @@ def prepare_processes(cfg: Config) -> None:
             logger='current',
             level=logging.WARNING,
         )
-    torch.distributed.init_process_group('gloo')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
 
 
 def replace_sync_norms(model: Any) -> int:

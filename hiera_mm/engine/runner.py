@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError, ConfigError
 from . import options
+from .compiling import compile_hiera
 from .config import load_config
 from .data_checks import check_data, check_heads
+from .exact_loops import use_exact_loop
 from .fit import check_pretrained, require_complete, require_start, state_dict_of
 from .paths import make_folder
 from .processes import prepare_processes
 from .safe_loading import make_loading_safe
+from .safe_saving import make_saving_safe
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -31,8 +34,13 @@ def train(
     *,
     work_dir: str | None = None,
     amp: bool = False,
+    amp_dtype: str = 'float16',
     auto_scale_lr: bool = False,
+    compile: bool = False,
+    ema: bool = False,
+    fsdp: bool = False,
     resume: str | None = None,
+    track: Sequence[str] = (),
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = 'none',
 ) -> Runner:
@@ -42,8 +50,14 @@ def train(
         config: Config file of mmdet, mmseg or another OpenMMLab toolbox.
         work_dir: Folder for logs and checkpoints.
         amp: Whether to use mixed precision.
+        amp_dtype: Its lower precision, ``'float16'`` or ``'bfloat16'``.
         auto_scale_lr: Whether to scale the learning rate with the total batch size.
+        compile: Whether to compile the blocks of the Hiera in the model.
+        ema: Whether to test and save an average of the weights.
+        fsdp: Whether to shard model and optimiser over the processes.
         resume: Checkpoint to go on from, or ``'auto'`` for the latest one in the work dir.
+        track: Experiment trackers to write to, by their names in
+            :data:`hiera_mm.engine.options.TRACKERS`.
         cfg_options: Values of the config to override, by dotted key.
         launcher: How the processes were started.
 
@@ -56,17 +70,27 @@ def train(
         CheckpointError: If a checkpoint is unusable or belongs to another model.
     """
     make_loading_safe()
+    make_saving_safe()
     cfg = load_config(
         config, needs=TRAIN_NEEDS, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher
     )
     if amp:
-        options.use_amp(cfg)
+        options.use_amp(cfg, amp_dtype)
+    if fsdp:
+        options.use_fsdp(cfg)
+    if ema:
+        options.use_ema(cfg)
+    if track:
+        options.use_trackers(cfg, track)
     if auto_scale_lr:
         options.use_auto_scale_lr(cfg)
     if resume is not None:
         options.use_resume(cfg, resume)
     start = cfg.get('load_from')
     checkpoint = CheckpointLoader.load_checkpoint(start, 'cpu') if start else None
+    if checkpoint is not None and cfg.get('resume'):
+        seed = checkpoint.get('meta', {}).get('seed')
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     runner, model = _build_runner(cfg, ('train', 'val'))
     check_pretrained(model)
     if checkpoint is not None and cfg.get('resume'):
@@ -81,6 +105,9 @@ def train(
         require_start(model, state_dict_of(checkpoint, start), start, 'load_from')
     del checkpoint
     gc.collect()  # the runner reads the file once more; do not hold it twice
+    if compile:
+        compile_hiera(model)
+    use_exact_loop(runner)
     runner.train()
     return runner
 
@@ -159,6 +186,8 @@ def _build_runner(cfg: Config, splits: tuple[str, ...]) -> tuple[Runner, Any]:
     prepare_processes(cfg)
     make_folder(cfg.work_dir)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner.model, dict):  # a runner with a strategy builds it when the work begins
+        runner.model = runner.strategy.build_model(runner.model)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if classes is not None:
         check_heads(model, classes)

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from hiera_mm.data import ShapesPaths, make_shapes
@@ -98,6 +101,13 @@ def trained_detector(detector: Task) -> Task:
 @pytest.fixture(scope='session')
 def trained_segmenter(segmenter: Task) -> Task:
     return trained(segmenter)
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_other_runs() -> None:
+    """mmengine knows runs by their second: two in one would share loggers and folders."""
+    for kind in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_the_groups_are_told_as_a_table(small_arch, monkeypatch):
     monkeypatch.setattr(MMLogger, 'callHandlers', lambda _, record: lines.append(record.msg))
     MMLogger.get_instance('layer decay')
     settings_of(Detector(arch=small_arch), decay_rate=0.7)
+    assert not any(line.startswith('paramwise_options') for line in lines)
     (table,) = [line for line in lines if line.startswith('learning rate')]
     head, *rows = table.splitlines()
     assert head.split() == ['learning', 'rate', 'weight', 'decay', 'tensors', 'parameters']

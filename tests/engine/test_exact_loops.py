@@ -1,0 +1,165 @@
+"""A training that was stopped anywhere and resumed ends as one that was not, to the bit."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch.utils.data import DataLoader
+
+from hiera_mm.engine import train
+from hiera_mm.engine.exact_loops import PlacedBatches, SeededBatch, seed_everything
+from hiera_mm.weights.files import read_checkpoint
+
+
+class Stopped(Exception):
+    pass
+
+
+@HOOKS.register_module()
+class StopOnce(Hook):
+    """Ends a training after an iteration, as a fault would."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, after):
+        self.after = after
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.after:
+            raise Stopped
+
+
+def draws():
+    return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+
+class Noise(torch.utils.data.Dataset):
+    """Samples of nothing but their index and what the generators give."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return torch.tensor([index, *draws()], dtype=torch.float64)
+
+
+def batches(epoch=0, start=0, seed=1, workers=0):
+    placed = PlacedBatches(
+        torch.utils.data.BatchSampler(range(5), batch_size=2, drop_last=False), seed
+    )
+    placed.epoch, placed.start = epoch, start
+    return list(DataLoader(Noise(), batch_sampler=placed, num_workers=workers))
+
+
+def test_generators_are_seeded_by_place():
+    seed_everything(1, 2)
+    first = draws()
+    assert draws() != first
+    seed_everything(1, 2)
+    assert draws() == first
+    for other in ((1, 3), (2, 2), (1, 2, 1)):
+        seed_everything(*other)
+        assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_a_batch_seeds_where_it_is_loaded_and_nowhere_else():
+    seed_everything(7)
+    state = torch.get_rng_state()
+    batch = pickle.loads(pickle.dumps(SeededBatch([4, 2], (1,))))
+    assert torch.equal(torch.get_rng_state(), state)
+    seen = [(index, draws()) for index in batch]
+    assert [index for index, _ in seen] == [4, 2]
+    assert seen == [(index, draws()) for index in SeededBatch([4, 2], (1,))]
+
+
+def test_samples_do_not_depend_on_who_loads_them():
+    here = batches()
+    there = batches(workers=2)
+    assert [batch[:, 0].tolist() for batch in here] == [[0, 1], [2, 3], [4]]
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a, b)
+    noise = torch.cat(here)[:, 1:].flatten()
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_batches_begin_anywhere():
+    whole = batches(epoch=3)
+    for start in (1, 2, 3):
+        rest = batches(epoch=3, start=start)
+        assert len(rest) == 3 - start
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+    assert not torch.equal(batches(epoch=4)[0], whole[0])
+    assert not torch.equal(batches(epoch=3, seed=2)[0], whole[0])
+
+
+SCHEDULES = {
+    'iterations': """
+train_cfg = dict(max_iters=6)
+train_dataloader = dict(num_workers=2, persistent_workers=True)
+default_hooks = dict(checkpoint=dict(interval=2))
+""",
+    'iterations, and ends of epochs': """
+train_cfg = dict(max_iters=6)
+train_dataloader = dict(sampler=dict(type='DefaultSampler'), **alone)
+default_hooks = dict(checkpoint=dict(interval=2))
+""",
+    'epochs': """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3)
+param_scheduler = None
+train_dataloader = dict(sampler=dict(type='DefaultSampler'), **alone)
+default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=True))
+""",
+    'epochs, saved inside them': """
+train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)
+param_scheduler = None
+train_dataloader = dict(sampler=dict(type='DefaultSampler'), **alone)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
+""",
+}
+STOPS = {'epochs, saved inside them': 1}
+"""After which iteration the training is stopped, where it is not the last but one."""
+
+
+@pytest.mark.parametrize(
+    ('kind', 'schedule'),
+    [('detector', 'iterations'), *(('segmenter', schedule) for schedule in SCHEDULES)],
+)
+def test_a_resumed_training_ends_the_same(request, tmp_path, kind, schedule):
+    task = request.getfixturevalue(kind)
+    config = tmp_path / 'config.py'
+    alone = 'alone = dict(num_workers=0, persistent_workers=False)'
+    config.write_text(f'{alone}\n_base_ = {str(task.config)!r}\n{SCHEDULES[schedule]}')
+    options = {
+        key: value
+        for key, value in task.options.items()
+        if not key.startswith(('train_cfg', 'default_hooks', 'train_dataloader.num_workers'))
+        and key != 'train_dataloader.persistent_workers'
+    }
+    options |= {'model.backbone.drop_path_rate': 0.3, 'randomness.seed': None}
+    if kind == 'detector':
+        options['train_dataloader.batch_size'] = 1
+
+    folder = str(tmp_path / 'resumed')
+    stop = dict(type='StopOnce', after=STOPS.get(schedule, 5))
+    with pytest.raises(Stopped):
+        train(config, work_dir=folder, cfg_options={**options, 'custom_hooks': [stop]})
+    resumed = train(config, work_dir=folder, cfg_options=options, resume='auto')
+    options['randomness.seed'] = resumed.seed
+    whole = train(config, work_dir=str(tmp_path / 'whole'), cfg_options=options)
+    assert resumed.iter == whole.iter
+    expected = last_weights(tmp_path / 'whole')
+    found = last_weights(tmp_path / 'resumed')
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def last_weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    path = Path((work_dir / 'last_checkpoint').read_text())
+    return read_checkpoint(work_dir / path.name)['state_dict']

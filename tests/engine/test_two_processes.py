@@ -1,0 +1,237 @@
+"""Several processes: the same training as one, shards, and what happens when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hiera_mm.engine import test as evaluate
+from hiera_mm.engine import train
+from hiera_mm.weights.files import read_checkpoint
+
+ITERS = 5
+ROOT = Path(__file__).parents[2]
+JOBS = Path(__file__).with_name('jobs.py')
+runpy.run_path(str(JOBS))  # registers its hooks here as well
+
+SAME_DATA = f"""
+
+custom_imports = dict(imports=['hiera_mm'], allow_failed_imports=False)
+train_cfg = dict(max_iters={ITERS}, val_interval=100)
+val_cfg = val_dataloader = val_evaluator = None
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1)
+)
+param_scheduler = None
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    constructor='HieraOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=0.8),
+    clip_grad=dict(max_norm=0.5),
+)
+batch_sampler = dict(type='BatchSampler', drop_last=False)
+"""
+"""Nothing at random, and four images of one size in a batch, by one process or by two."""
+
+SEGMENTER = """
+norm = dict(type='GN', num_groups=4)
+model = dict(
+    data_preprocessor=dict(size=(96, 96)),
+    decode_head=dict(norm_cfg=dict(_delete_=True, **norm), dropout_ratio=0.0),
+    auxiliary_head=dict(norm_cfg=dict(_delete_=True, **norm), dropout_ratio=0.0),
+)
+train_dataloader = dict(
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='Resize', scale=(96, 96)),
+        dict(type='PackSegInputs'),
+    ]),
+)
+"""
+
+# ATSS divides its losses by means over all processes, as most detectors of one stage do.
+DETECTOR = """
+model = dict(
+    _delete_=True,
+    type='ATSS',
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(
+        type='Hiera',
+        arch=dict(embed_dim=16, num_heads=1, depths=(1, 1, 1, 1)),
+        out_indices=(1, 2, 3),
+    ),
+    neck=dict(
+        type='FPN', in_channels=[32, 64, 128], out_channels=16, add_extra_convs='on_output',
+        num_outs=5,
+    ),
+    bbox_head=dict(
+        type='ATSSHead', num_classes=6, in_channels=16, stacked_convs=1, feat_channels=16,
+        norm_cfg=dict(type='GN', num_groups=4),
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1,
+            strides=[8, 16, 32, 64, 128],
+        ),
+        bbox_coder=dict(
+            type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]
+        ),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+    ),
+    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1),
+    test_cfg=dict(nms_pre=100, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6),
+                  max_per_img=10),
+)
+train_dataloader = dict(
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    batch_sampler=None,
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(96, 96), keep_ratio=False),
+        dict(type='PackDetInputs'),
+    ]),
+)
+"""
+
+
+def run_two(jobs: list[dict], folder: Path, seconds: float = 300) -> tuple[int, str, float]:
+    """Run jobs in two processes; return the exit code, what was printed, and how long it took."""
+    file = folder / 'jobs.json'
+    file.write_text(json.dumps(jobs))
+    command = [
+        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+        str(JOBS), str(file),
+    ]  # fmt: skip
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    started = time.monotonic()
+    done = subprocess.run(
+        command,
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return done.returncode, done.stdout, time.monotonic() - started
+
+
+@pytest.fixture(scope='module')
+def jobs(segmenter, detector, tmp_path_factory):
+    """By name, what one process and what two are to train, and where."""
+    folder = tmp_path_factory.mktemp('jobs')
+    found = {}
+    for name, task, text in (('segmenter', segmenter, SEGMENTER), ('detector', detector, DETECTOR)):
+        config = folder / f'{name}.py'
+        config.write_text(f'_base_ = {str(task.config)!r}\n{SAME_DATA}{text}')
+        kept = ('train_dataloader', 'model.backbone') if name == 'segmenter' else 'train_dataloader'
+        options = {
+            key: value
+            for key, value in task.options.items()
+            if key.startswith(kept) or (name == 'segmenter' and key.startswith('model.'))
+        }
+        found[name] = dict(config=str(config), cfg_options=options)
+    return found
+
+
+def job(jobs, name, folder, batch, **options):
+    """One job: `batch` images for each process, and a note of its losses."""
+    folder.mkdir(exist_ok=True)
+    note = dict(type='NoteLosses', file=str(folder / 'losses.txt'))
+    cfg_options = {
+        **jobs[name]['cfg_options'],
+        'train_dataloader.batch_size': batch,
+        'custom_hooks': [note],
+    }
+    return {**jobs[name], 'cfg_options': cfg_options, 'work_dir': str(folder), **options}
+
+
+def losses(folder):
+    return torch.tensor([float(line) for line in (folder / 'losses.txt').read_text().split()])
+
+
+def weights(folder, iteration=ITERS):
+    return read_checkpoint(folder / f'iter_{iteration}.pth')['state_dict']
+
+
+def differ(a, b):
+    assert set(a) == set(b)
+    return max((a[name] - b[name]).abs().max().item() for name in a if a[name].is_floating_point())
+
+
+@pytest.fixture(scope='module')
+def trained_by_two(jobs, tmp_path_factory):
+    """The folder of what two processes trained: with DDP, and with FSDP, resumed once."""
+    root = tmp_path_factory.mktemp('two')
+    shared = dict(launcher='pytorch')
+    work = [
+        job(jobs, 'segmenter', root / 'ddp-segmenter', 2, **shared),
+        job(jobs, 'detector', root / 'ddp-detector', 2, **shared),
+        job(jobs, 'segmenter', root / 'fsdp-segmenter', 2, fsdp=True, **shared),
+        job(
+            jobs, 'segmenter', root / 'fsdp-resumed', 2, fsdp=True, **shared,
+            resume=str(root / 'fsdp-segmenter' / 'iter_2.pth'),
+        ),
+    ]  # fmt: skip
+    code, printed, _ = run_two(work, root)
+    assert code == 0, printed[-4000:]
+    return root
+
+
+@pytest.mark.parametrize('name', ['segmenter', 'detector'])
+def test_two_processes_train_as_one(jobs, trained_by_two, tmp_path, name):
+    train(**job(jobs, name, tmp_path / 'one', 4))
+    one, two = tmp_path / 'one', trained_by_two / f'ddp-{name}'
+    assert len(losses(one)) == ITERS
+    assert (losses(one) - losses(two)).abs().max() <= 1e-5
+    assert differ(weights(one), weights(two)) <= 1e-5
+    assert differ(weights(one), weights(one, 1)) > 1e-4  # something was learnt
+
+
+def test_shards_train_as_copies(trained_by_two):
+    ddp, fsdp = trained_by_two / 'ddp-segmenter', trained_by_two / 'fsdp-segmenter'
+    assert (losses(ddp) - losses(fsdp)).abs().max() <= 1e-5
+    assert differ(weights(ddp), weights(fsdp)) <= 1e-5
+
+
+def test_a_training_in_shards_is_resumed(trained_by_two):
+    whole, resumed = trained_by_two / 'fsdp-segmenter', trained_by_two / 'fsdp-resumed'
+    assert len(losses(resumed)) == ITERS - 2
+    assert torch.equal(losses(resumed), losses(whole)[2:])
+    assert differ(weights(resumed), weights(whole)) == 0
+
+
+def test_one_process_tests_what_shards_trained(trained_by_two, segmenter, tmp_path):
+    checkpoint = trained_by_two / 'fsdp-segmenter' / f'iter_{ITERS}.pth'
+    assert not any('_fsdp' in name for name in weights(checkpoint.parent))
+    norm = dict(type='GN', num_groups=4)
+    options = segmenter.changed(
+        model__decode_head__norm_cfg=norm, model__auxiliary_head__norm_cfg=norm
+    )
+    scores = evaluate(
+        segmenter.config, str(checkpoint), work_dir=str(tmp_path), cfg_options=options
+    )
+    assert 0 < scores['mIoU'] <= 100
+
+
+@pytest.mark.parametrize('how', ['fails', 'killed'])
+def test_a_process_that_dies_ends_the_others(jobs, tmp_path, how):
+    work = job(jobs, 'segmenter', tmp_path, 2, launcher='pytorch')
+    work['cfg_options']['custom_hooks'] = [dict(type='Die', how=how)]
+    work['cfg_options']['train_cfg.max_iters'] = 10_000
+    code, printed, seconds = run_two([work], tmp_path)
+    assert code != 0
+    assert seconds < 60
+    expected = 'the disk of the second process is on fire' if how == 'fails' else 'SIGKILL'
+    assert expected in printed
