@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument(
         '--no-activations', action='store_true', help='do not run a training forward pass'
     )
-    parser.add_argument('--repeats', type=int, default=5, help='timed predictions (%(default)s)')
+    parser.add_argument('--train', action='store_true', help='time training iterations as well')
+    parser.add_argument('--repeats', type=int, default=5, help='timed passes (%(default)s)')
     parser.add_argument(
         '--markdown', action='store_true', help='print one row for each config, in Markdown'
     )
@@ -59,7 +60,12 @@ def main() -> None:
     args = parser.parse_args()
     sizes = [parse_size(values) for values in args.size]
     setting = Setting(
-        args.device, args.dtype, not args.no_activations, not args.no_time, args.repeats
+        device=args.device,
+        dtype=args.dtype,
+        activations=not args.no_activations,
+        timed=not args.no_time,
+        train=args.train,
+        repeats=args.repeats,
     )
     if args.csv is not None:
         make_folder(args.csv.parent)  # so that a wrong path shows before all the work

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -16,6 +16,7 @@ from torch import nn
 
 from ..engine.config import as_list
 from ..errors import UserError
+from ..swap.samples import BATCH
 from .activations import saved_activations
 from .batch import batch_size, processed_batch
 from .building import build, in_scope
@@ -36,13 +37,15 @@ class Setting:
         dtype: ``'float32'``, or ``'bfloat16'`` for mixed precision (autocast).
         activations: Whether to find out what a training forward pass keeps.
         timed: Whether to time predictions.
-        repeats: Timed predictions, after one that is not timed.
+        train: Whether to time training iterations, which takes the most time and memory.
+        repeats: Timed predictions or iterations, after one that is not timed.
     """
 
     device: str = 'cpu'
     dtype: str = 'float32'
     activations: bool = True
     timed: bool = True
+    train: bool = False
     repeats: int = 5
 
     def __post_init__(self) -> None:
@@ -77,6 +80,18 @@ class Part:
     attention: int
 
 
+class Timing(NamedTuple):
+    """How long something took.
+
+    Attributes:
+        seconds: Median time.
+        peak: Most bytes in use on the GPU meanwhile; None elsewhere.
+    """
+
+    seconds: float
+    peak: int | None = None
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one image costs a model.
@@ -87,8 +102,8 @@ class Cost:
         parts: The parts of the model, those that run in the order of their first use.
         detections: How many detections the image got; None for segmentation.
         activations: Bytes that an image keeps for the backward pass; None if not measured.
-        seconds: Median time of a prediction; None if not measured.
-        peak: Most bytes in use on the GPU in a prediction; None elsewhere, or if not measured.
+        prediction: A prediction of one image; None if not measured.
+        training: A training iteration of `BATCH` images; None if not measured.
     """
 
     config: str
@@ -96,8 +111,8 @@ class Cost:
     parts: tuple[Part, ...]
     detections: int | None = None
     activations: int | None = None
-    seconds: float | None = None
-    peak: int | None = None
+    prediction: Timing | None = None
+    training: Timing | None = None
 
     @property
     def total(self) -> Part:
@@ -144,14 +159,17 @@ def measure(
         with in_scope(cfg.default_scope):
             report(f'{where}: counting multiply-adds')
             parts, detections = count(model, cfg, size, setting)
-            activations = seconds = peak = None
+            activations = prediction = training = None
             if setting.activations:
                 report(f'{where}: a training forward pass')
                 activations = measure_activations(model, cfg, size, setting)
             if setting.timed:
                 report(f'{where}: {setting.repeats + 1} predictions')
-                seconds, peak = time_prediction(model, cfg, size, setting)
-        costs.append(Cost(name, size, parts, detections, activations, seconds, peak))
+                prediction = time_prediction(model, cfg, size, setting)
+            if setting.train:
+                report(f'{where}: {setting.repeats + 1} training iterations')
+                training = time_training(model, cfg, size, setting)
+        costs.append(Cost(name, size, parts, detections, activations, prediction, training))
     return costs
 
 
@@ -201,9 +219,7 @@ def measure_activations(model: nn.Module, cfg: Config, size: Size, setting: Sett
     return activations.bytes // images
 
 
-def time_prediction(
-    model: nn.Module, cfg: Config, size: Size, setting: Setting
-) -> tuple[float, int | None]:
+def time_prediction(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
     """Time predictions of one image, from the normalised batch to the result.
 
     Args:
@@ -211,27 +227,59 @@ def time_prediction(
         cfg: Its config.
         size: Height and width of the image.
         setting: How to measure.
-
-    Returns:
-        The median in seconds, and on a GPU the most bytes that were in use.
     """
     data = processed_batch(model, cfg, size)
+
+    def predict() -> None:
+        with torch.no_grad(), _precision(setting):
+            model(**data, mode='predict')
+
+    return _timing(predict, setting)
+
+
+def time_training(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
+    """Time training iterations: losses, gradients, and a step of AdamW.
+
+    Args:
+        model: The model, in evaluation mode; it is so again afterwards, and its weights are
+            others.
+        cfg: Its config.
+        size: Height and width of the images, of which there are `BATCH`.
+        setting: How to measure.
+    """
+    model.train()
+    data = processed_batch(model, cfg, size, count=BATCH, training=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+
+    def iterate() -> None:
+        with _precision(setting):
+            losses = model(**data, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    timing = _timing(iterate, setting)
+    model.eval()
+    return timing
+
+
+def _timing(work: Callable[[], None], setting: Setting) -> Timing:
     device = torch.device(setting.device)
     on_gpu = device.type == 'cuda'
 
-    def predict() -> float:
+    def seconds() -> float:
         start = time.perf_counter()
-        with torch.no_grad(), _precision(setting):
-            model(**data, mode='predict')
+        work()
         if on_gpu:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    predict()
+    seconds()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = statistics.median(predict() for _ in range(setting.repeats))
-    return seconds, torch.cuda.max_memory_allocated(device) if on_gpu else None
+    median = statistics.median(seconds() for _ in range(setting.repeats))
+    return Timing(median, torch.cuda.max_memory_allocated(device) if on_gpu else None)
 
 
 def _precision(setting: Setting) -> AbstractContextManager[Any]:

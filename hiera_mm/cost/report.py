@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from .. import ops
-from .measure import Cost, Part, Setting
+from ..swap.samples import BATCH
+from .measure import Cost, Part, Setting, Timing
 
 MEGA, GIGA, MIB = 1e6, 1e9, 2**20
 _COMPILED = (
@@ -33,7 +34,7 @@ def describe(setting: Setting) -> str:
     lines = ['GFLOPs are 10^9 multiply-adds of the prediction of one image, as the papers count.']
     if ops.source() == 'compiled':
         lines.append(_COMPILED)
-    if setting.timed or setting.activations:
+    if setting.timed or setting.train or setting.activations:
         lines.append(f'Measured in {setting.dtype} on {where}, torch {torch.__version__}.')
     return '\n'.join(lines)
 
@@ -49,11 +50,12 @@ def parts_table(cost: Cost) -> str:
     if cost.activations is not None:
         kept = cost.activations / MIB
         lines.append(f'kept for the backward pass: {kept:,.0f} MiB an image')
-    if cost.seconds is not None:
-        speed = f'{_three(1 / cost.seconds)} images/s ({_three(cost.seconds)} s, batch 1)'
-        lines.append(f'prediction: {speed}')
-    if cost.peak is not None:
-        lines.append(f'peak memory of a prediction: {cost.peak / MIB:,.0f} MiB')
+    for name, timing, images in _timings(cost):
+        if timing is not None:
+            speed = f'{_three(images / timing.seconds)} images/s'
+            lines.append(f'{name}: {speed} ({_three(timing.seconds)} s, batch {images})')
+            if timing.peak is not None:
+                lines.append(f'peak memory of {name}: {timing.peak / MIB:,.0f} MiB')
     return '\n'.join(lines)
 
 
@@ -88,7 +90,9 @@ def write_csv(costs: Sequence[Cost], file: Path) -> None:
                 row = [cost.config, *cost.size, part.name]
                 row += [part.parameters, part.multiply_adds, part.attention]
                 if part.name == 'total':
-                    row += [cost.activations, cost.seconds, cost.peak]
+                    row.append(cost.activations)
+                    for _, timing, _ in _timings(cost):
+                        row += timing or (None, None)
                 writer.writerow(row + [None] * (len(_CSV_HEAD) - len(row)))
 
 
@@ -102,6 +106,8 @@ _HEAD = (
     'activations (MiB)',
     'images/s',
     'peak (MiB)',
+    'training images/s',
+    'training peak (MiB)',
 )
 _CSV_HEAD = (
     'config',
@@ -114,6 +120,8 @@ _CSV_HEAD = (
     'activation_bytes',
     'seconds',
     'peak_bytes',
+    'training_seconds',
+    'training_peak_bytes',
 )
 
 
@@ -136,9 +144,20 @@ def _summary_cells(cost: Cost) -> tuple[str, ...]:
         f'{cost.total.parameters / MEGA:.1f}',
         *(f'{number / GIGA:.1f}' for number in flops),
         '' if cost.activations is None else f'{cost.activations / MIB:,.0f}',
-        '' if cost.seconds is None else _three(1 / cost.seconds),
-        '' if cost.peak is None else f'{cost.peak / MIB:,.0f}',
+        *(cell for _, timing, images in _timings(cost) for cell in _speed_cells(timing, images)),
     )
+
+
+def _timings(cost: Cost) -> tuple[tuple[str, Timing | None, int], ...]:
+    """Return what was timed, with the number of images that it is for."""
+    return (('prediction', cost.prediction, 1), ('training', cost.training, BATCH))
+
+
+def _speed_cells(timing: Timing | None, images: int) -> tuple[str, str]:
+    if timing is None:
+        return '', ''
+    peak = '' if timing.peak is None else f'{timing.peak / MIB:,.0f}'
+    return _three(images / timing.seconds), peak
 
 
 def _percent(share: int, whole: int) -> str:

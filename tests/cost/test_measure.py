@@ -14,7 +14,7 @@ from hiera_mm.cost import report
 from hiera_mm.cost.batch import processed_batch
 from hiera_mm.cost.building import build, in_scope, read
 from hiera_mm.cost.formulas import _OWN
-from hiera_mm.cost.measure import Cost, Part, Setting, measure
+from hiera_mm.cost.measure import Cost, Part, Setting, Timing, measure
 from hiera_mm.errors import ConfigError, UserError
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
@@ -41,15 +41,16 @@ def parts_of(cost: Cost) -> dict[str, Part]:
 )
 def test_the_demo(file, heads):
     said = []
-    costs = measure(read(file), [(64, 64), (64, 96)], Setting(repeats=1), said.append)
+    costs = measure(read(file), [(64, 64), (64, 96)], Setting(repeats=1, train=True), said.append)
     model = build(read(file))
     for cost in costs:
         assert [part.name for part in cost.parts] == STAGES + heads
         assert cost.total.parameters == sum(p.numel() for p in model.parameters())
         assert cost.total.multiply_adds == cost.backbone.multiply_adds + cost.rest.multiply_adds
         assert cost.activations > 2**20
-        assert cost.seconds > 0
-        assert cost.peak is None
+        for timing in (cost.prediction, cost.training):
+            assert timing.seconds > 0
+            assert timing.peak is None
     small, large = (cost.backbone for cost in costs)
     assert 1.4 * small.multiply_adds < large.multiply_adds < 1.7 * small.multiply_adds
     assert costs[0].activations < costs[1].activations
@@ -105,17 +106,20 @@ def test_mixed_precision():
     half = measure(read(SEGMENTER), [(64, 64)], setting, quiet)[0]
     full = measure(read(SEGMENTER), [(64, 64)], Setting(timed=False), quiet)[0]
     assert half.parts == full.parts
-    assert half.seconds > 0
+    assert half.prediction.seconds > 0
+    assert half.training is None
     assert half.activations < full.activations
 
 
 @pytest.mark.gpu
 def test_on_a_gpu():
     for file in (DETECTOR, SEGMENTER):
-        (there,) = measure(read(file), [(64, 64)], Setting(device='cuda', repeats=1), quiet)
+        setting = Setting(device='cuda', repeats=1, train=True)
+        (there,) = measure(read(file), [(64, 64)], setting, quiet)
         (here,) = measure(read(file), [(64, 64)], COUNT_ONLY, quiet)
         assert there.parts == here.parts
-        assert there.peak > 4 * here.total.parameters
+        assert there.prediction.peak > 4 * here.total.parameters
+        assert there.training.peak > 12 * here.total.parameters
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,8 @@ COST = Cost(
     (Part('backbone', 3_000_000, 2 * 10**9, 10**9), Part('neck', 1_000_000, 2 * 10**9, 0)),
     detections=100,
     activations=2**30,
-    seconds=0.5,
+    prediction=Timing(0.5),
+    training=Timing(4.0, 2**31),
 )
 
 
@@ -189,10 +194,12 @@ def test_tables(tmp_path):
         'counted with 100 detections',
         'kept for the backward pass: 1,024 MiB an image',
         'prediction: 2 images/s (0.5 s, batch 1)',
+        'training: 0.5 images/s (4 s, batch 2)',
+        'peak memory of training: 2,048 MiB',
     ]
     markdown = report.summary([COST], markdown=True).splitlines()
     assert markdown[0].startswith('| config | size | parameters (M) | backbone GFLOPs |')
-    assert markdown[2] == '| name | 64x96 | 4.0 | 2.0 | 2.0 | 4.0 | 1,024 | 2 |'
+    assert markdown[2] == '| name | 64x96 | 4.0 | 2.0 | 2.0 | 4.0 | 1,024 | 2 | 0.5 | 2,048 |'
     assert '---' in report.summary([COST]).splitlines()[1]
     report.write_csv([COST], tmp_path / 'costs.csv')
     with (tmp_path / 'costs.csv').open() as file:
@@ -201,6 +208,8 @@ def test_tables(tmp_path):
     assert rows[1]['multiply_adds'] == '2000000000'
     assert rows[2]['activation_bytes'] == str(2**30)
     assert rows[2]['peak_bytes'] == ''
+    assert rows[2]['training_seconds'] == '4.0'
+    assert rows[2]['training_peak_bytes'] == str(2**31)
 
 
 def test_columns_without_figures_are_left_out():
