@@ -199,6 +199,17 @@ def test_two_processes_train_as_one(jobs, trained_by_two, tmp_path, name):
     assert differ(weights(one), weights(one, 1)) > 1e-4  # something was learnt
 
 
+def test_gradients_add_up_over_iterations(jobs, trained_by_two, tmp_path):
+    work = job(jobs, 'segmenter', tmp_path / 'accumulated', 2)
+    work['cfg_options'] |= {
+        'optim_wrapper.accumulative_counts': 2,
+        'train_cfg.max_iters': 2 * ITERS,
+    }
+    train(**work)
+    accumulated = weights(tmp_path / 'accumulated', 2 * ITERS)
+    assert differ(accumulated, weights(trained_by_two / 'ddp-segmenter')) <= 1e-5
+
+
 def test_shards_train_as_copies(trained_by_two):
     ddp, fsdp = trained_by_two / 'ddp-segmenter', trained_by_two / 'fsdp-segmenter'
     assert (losses(ddp) - losses(fsdp)).abs().max() <= 1e-5
