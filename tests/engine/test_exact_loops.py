@@ -102,7 +102,7 @@ def test_batches_begin_anywhere():
 SCHEDULES = {
     'iterations': """
 train_cfg = dict(max_iters=6)
-train_dataloader = dict(num_workers=2, persistent_workers=True)
+train_dataloader = dict(num_workers=1, persistent_workers=True)
 default_hooks = dict(checkpoint=dict(interval=2))
 """,
     'iterations, and ends of epochs': """
