@@ -21,6 +21,8 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..errors import DataError
+
 SAMPLES, ITERATIONS = 0, 1
 """The two sequences of seeds: samples are drawn ahead of the iterations that use them."""
 
@@ -91,6 +93,11 @@ class PlacedBatches:
         for count, indices in enumerate(self._batches, start=1):
             if count > self.start:
                 yield SeededBatch(indices, (*place, count))
+        if count == 0:  # going on would never end
+            raise DataError(
+                'The training data gives no batch: either every image was filtered out, or they '
+                'are fewer than train_dataloader.batch_size and drop_last leaves them out.'
+            )
         self.start = max(0, self.start - count)
 
 

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from hiera_mm.engine import train
+from hiera_mm.engine import DataError, train
 from hiera_mm.engine.exact_loops import PlacedBatches, SeededBatch, seed_everything
 from hiera_mm.weights.files import read_checkpoint
 
@@ -97,6 +97,12 @@ def test_batches_begin_anywhere():
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
     assert not torch.equal(batches(epoch=4)[0], whole[0])
     assert not torch.equal(batches(epoch=3, seed=2)[0], whole[0])
+
+
+def test_data_without_a_batch_is_refused():
+    empty = PlacedBatches(torch.utils.data.BatchSampler(range(1), 2, drop_last=True), seed=1)
+    with pytest.raises(DataError, match='gives no batch'):
+        list(empty)
 
 
 SCHEDULES = {
