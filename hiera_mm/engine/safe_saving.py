@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,31 +62,46 @@ class WholeFileBackend(LocalBackend):
 class KeepingCheckpointHook(CheckpointHook):
     """mmengine's checkpoints, of which an old one is removed only after the new one is whole."""
 
+    def before_train(self, runner: Runner) -> None:
+        """Find the checkpoints of an earlier run."""
+        super().before_train(runner)
+        if self.max_keep_ckpts > 0:
+            # For a moment there is one more of them than are kept.
+            self.keep_ckpt_ids = deque(self.keep_ckpt_ids, self.max_keep_ckpts + 1)
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        with self._removing_last():
+        keep = self.max_keep_ckpts
+        if keep <= 0:
             super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        # The parent removes one before it saves if there are as many as may be kept. With one more
+        # it does not, and notes in the new checkpoint that the old one is there: if the process is
+        # killed before the removal below, the next run makes up for it.
+        self.max_keep_ckpts = keep + 1
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        finally:
+            self.max_keep_ckpts = keep
+        while len(self.keep_ckpt_ids) > keep:
+            old = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            if is_main_process():
+                _remove(self.file_backend, self.file_backend.join_path(self.out_dir, old))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        with self._removing_last():
-            super()._save_best_checkpoint(runner, metrics)
-
-    @contextmanager
-    def _removing_last(self) -> Iterator[None]:
         backend = self.file_backend
         self.file_backend = _Postponing(backend)
         try:
-            yield
+            super()._save_best_checkpoint(runner, metrics)
             postponed = self.file_backend.removals
         finally:
             self.file_backend = backend
-        if not is_main_process():
-            return
         # After a resume the same step may be saved once more, in place of itself.
         new = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
         new |= set(getattr(self, 'best_ckpt_path_dict', {}).values())
-        for path in postponed:
-            if path not in new:
-                (backend.rmtree if backend.isdir(path) else backend.remove)(path)
+        if is_main_process():
+            for path in postponed:
+                if path not in new:
+                    _remove(backend, path)
 
 
 class _Postponing:
@@ -103,6 +118,14 @@ class _Postponing:
         self.removals.append(path)
 
     rmtree = remove
+
+
+def _remove(backend: Any, path: str) -> None:
+    """Remove a checkpoint, which some strategies save as a folder; it may be gone already."""
+    if backend.isdir(path):
+        backend.rmtree(path)
+    elif backend.isfile(path):
+        backend.remove(path)
 
 
 def _cannot_save(path: Path, size: int, error: OSError) -> str:
