@@ -195,12 +195,18 @@ def test_bad_arguments(options, error, message):
         Hiera(**options)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_trains_on_a_gpu_under_autocast(small_arch, dtype):
-    backbone = Hiera(small_arch).cuda().train()
-    x = torch.randn(2, 3, 100, 70, device='cuda')
-    with torch.autocast('cuda', dtype=dtype):
+@pytest.mark.parametrize(
+    ('device', 'dtype'),
+    [
+        ('cpu', torch.bfloat16),
+        pytest.param('cuda', torch.bfloat16, marks=pytest.mark.gpu),
+        pytest.param('cuda', torch.float16, marks=pytest.mark.gpu),
+    ],
+)
+def test_trains_under_autocast(small_arch, device, dtype):
+    backbone = Hiera(small_arch).to(device).train()
+    x = torch.randn(2, 3, 100, 70, device=device)
+    with torch.autocast(device, dtype=dtype):
         features = backbone(x)
     sum(f.float().square().mean() for f in features).backward()
     assert all(p.grad.isfinite().all() for p in backbone.parameters())
