@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
+
+from hiera_mm.weights.catalog import CATALOG
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = sorted(
@@ -60,8 +63,6 @@ def test_a_metafile_describes_every_config_of_its_folder(family):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_metafiles_tell_what_the_configs_say(family):
-    from mmengine.config import Config
-
     for model in load(f'{family}/metafile.yml')['Models']:
         data = model['Metadata']
         config = Config.fromfile(ROOT / model['Config'])
@@ -74,7 +75,7 @@ def test_metafiles_tell_what_the_configs_say(family):
             images = config.train_cfg.max_iters * data['Batch Size']
             assert round(images / 118_000) == data['Epochs']
         letters = {'tiny': 'T', 'small': 'S', 'base': 'B', 'base_plus': 'B+', 'large': 'L'}
-        arch = config.model.backbone.arch
+        arch = CATALOG[config.model.backbone.init_cfg.checkpoint].arch
         name = f'Hiera-{letters[arch.removeprefix("sam2_")]}'
         assert data['Architecture'][0] == ('SAM 2 ' if arch.startswith('sam2_') else '') + name
 

@@ -216,3 +216,13 @@ def test_columns_without_figures_are_left_out():
     bare = Cost('name', (64, 96), COST.parts)
     assert 'images/s' not in report.summary([bare], markdown=True)
     assert 'backward' not in report.parts_table(bare)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('size', 'papers'), [('b', 0.6), ('bp', 0.6), ('l', 1.2)])
+def test_mask_rcnn_costs_what_the_paper_says(size, papers):
+    """Table 10 of the paper, to its rounding."""
+    name = f'coco/mask_rcnn/mask-rcnn_hiera-{size}_fpn_16xb4-lsj-100e_coco.py'
+    (cost,) = measure(read(DEMO.parent / name), [(1024, 1024)], COUNT_ONLY, quiet)
+    assert round(cost.total.multiply_adds / 1e12, 1) == papers
+    assert cost.detections == 100

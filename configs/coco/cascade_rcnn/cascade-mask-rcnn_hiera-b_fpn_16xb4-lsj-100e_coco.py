@@ -1,7 +1,7 @@
 # The paper's training on COCO (appendix A.2 and Table 15).
 _base_ = [
     '../../_base_/models/cascade-mask-rcnn_hiera_fpn.py',
-    '../../_base_/models/paper_heads.py',
+    '../../_base_/models/paper_parts.py',
     '../../_base_/datasets/coco_instance_lsj-square.py',
     '../../_base_/schedules/100e_paper.py',
     '../../_base_/runtime_mmdet_iters.py',
@@ -11,7 +11,7 @@ model = dict(
     # Pads to the whole square, in testing as in training.
     data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
-        arch='base',
+        arch=_base_.paper_arch,
         drop_path_rate=0.2,
         init_cfg=dict(type='Pretrained', checkpoint='release://base/mae_in1k'),
     ),

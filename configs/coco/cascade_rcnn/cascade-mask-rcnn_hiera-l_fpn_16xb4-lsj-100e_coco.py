@@ -2,7 +2,12 @@ _base_ = './cascade-mask-rcnn_hiera-b_fpn_16xb4-lsj-100e_coco.py'
 
 model = dict(
     backbone=dict(
-        arch='large',
+        arch=dict(
+            embed_dim=144,
+            num_heads=2,
+            depths=(2, 6, 36, 4),
+            global_blocks=(23, 33, 43),
+        ),
         drop_path_rate=0.4,
         init_cfg=dict(type='Pretrained', checkpoint='release://large/mae_in1k'),
     ),
