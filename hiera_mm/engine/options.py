@@ -34,6 +34,8 @@ class Tracker:
         return find_spec(self.package) is not None
 
 
+_FSDP = 'HieraFSDPStrategy'
+
 TRACKERS = {
     'tensorboard': Tracker('tensorboard', 'TensorboardVisBackend'),
     'wandb': Tracker('wandb', 'WandbVisBackend'),
@@ -79,22 +81,36 @@ def use_fsdp(cfg: Config) -> None:
         cfg: The config; changed in place.
 
     Raises:
-        ConfigError: If there is one process, or the config has another strategy.
+        ConfigError: If the config has another strategy.
     """
-    if cfg.launcher == 'none':
-        raise ConfigError(
-            '--fsdp shards a model over several processes. Start them with tools/dist_train.sh '
-            'CONFIG GPUS --fsdp.'
-        )
+    if shards(cfg):
+        print_log('--fsdp: the config shards the model already.', logger='current')
+        return
     if cfg.get('strategy') is not None or cfg.get('runner_type') is not None:
         raise ConfigError(
             '--fsdp: the config chooses a runner and a strategy of its own. Leave --fsdp out, or '
             'remove runner_type and strategy.'
         )
     cfg.runner_type = 'FlexibleRunner'
-    cfg.strategy = ConfigDict(type='HieraFSDPStrategy')
+    cfg.strategy = ConfigDict(type=_FSDP)
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.use_fsdp = True
+
+
+def shards(cfg: Config) -> bool:
+    """Whether a config shards its model."""
+    return (cfg.get('strategy') or {}).get('type') == _FSDP
+
+
+def drop_fsdp(cfg: Config) -> None:
+    """Test without shards: a checkpoint holds the whole model, and testing keeps no gradients.
+
+    Args:
+        cfg: The config, perhaps the copy that a training with shards left; changed in place.
+    """
+    if shards(cfg):
+        cfg.pop('strategy')
+        cfg.pop('runner_type', None)
 
 
 def use_ema(cfg: Config) -> None:

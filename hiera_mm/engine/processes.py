@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from ..errors import ConfigError
 from .config import walk
+from .options import shards
 
 _SYNC_NORMS = {'SyncBN': 'BN', 'MMSyncBN': 'BN'}
 
@@ -28,9 +29,14 @@ def prepare_processes(cfg: Config) -> None:
 
     Raises:
         ConfigError: If the processes were not started by torchrun, are more than the GPUs, or if
-            the launcher needs GPUs and there are none.
+            the launcher needs GPUs and there are none; if a model is to be sharded over one.
     """
     if cfg.launcher == 'none':
+        if shards(cfg):
+            raise ConfigError(
+                'FSDP shards a model over several processes. Start them with tools/dist_train.sh '
+                'CONFIG GPUS, or remove runner_type and strategy (or --fsdp).'
+            )
         return
     if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise ConfigError(

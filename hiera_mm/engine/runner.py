@@ -152,6 +152,7 @@ def test(
         config, needs=TEST_NEEDS, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher
     )
     scope = cfg.get('default_scope')
+    options.drop_fsdp(cfg)
     if show or show_dir:
         options.use_drawing(cfg, show, show_dir, wait_time)
     if tta:

@@ -47,9 +47,17 @@ class TestFsdp:
         assert cfg.strategy.type == 'HieraFSDPStrategy'
         assert cfg.optim_wrapper.use_fsdp
 
-    def test_one_process_has_nothing_to_share(self):
-        with pytest.raises(ConfigError, match='Start them with'):
-            options.use_fsdp(Config({'launcher': 'none', 'optim_wrapper': {}}))
+    def test_once_is_enough(self, logged):
+        cfg = Config({'launcher': 'pytorch', 'optim_wrapper': {}})
+        options.use_fsdp(cfg)
+        options.use_fsdp(cfg)
+        assert 'already' in logged[0]
+
+    def test_testing_needs_no_shards(self):
+        cfg = Config({'launcher': 'none', 'optim_wrapper': {}})
+        options.use_fsdp(cfg)
+        options.drop_fsdp(cfg)
+        assert cfg.to_dict() == {'launcher': 'none', 'optim_wrapper': {}}
 
     def test_a_strategy_of_the_config_is_not_overridden(self):
         cfg = Config({'launcher': 'pytorch', 'strategy': {'type': 'DeepSpeedStrategy'}})

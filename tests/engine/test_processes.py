@@ -35,6 +35,13 @@ def test_one_process_needs_nothing(joined):
     assert not joined
 
 
+def test_one_process_has_nothing_to_share():
+    cfg = make_config('none')
+    cfg.strategy = dict(type='HieraFSDPStrategy')
+    with pytest.raises(ConfigError, match='over several processes'):
+        processes.prepare_processes(cfg)
+
+
 def test_processes_without_gpus_are_joined_by_gloo(joined, logged):
     cfg = make_config('pytorch')
     processes.prepare_processes(cfg)
