@@ -1,18 +1,13 @@
 # DINO with four scales: the last three stages of Hiera-T and one more at stride 64. The first stage
 # is no output: nothing would read it, and its norm would get no gradient.
+_base_ = './detector_hiera.py'
+
 model = dict(
     type='DINO',
     num_queries=900,
     with_box_refine=True,
     as_two_stage=True,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(type='Hiera', arch='tiny', out_indices=(1, 2, 3), drop_path_rate=0.1),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type='ChannelMapper',
         in_channels=[192, 384, 768],

@@ -1,14 +1,8 @@
 # Faster R-CNN on the four stages of Hiera-T, with the heads mmdet gives it.
+_base_ = './detector_hiera.py'
+
 model = dict(
     type='FasterRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(type='Hiera', arch='tiny', drop_path_rate=0.1),
     neck=dict(type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',

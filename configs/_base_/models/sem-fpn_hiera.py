@@ -1,16 +1,7 @@
 # Semantic FPN on the four stages of Hiera-T.
+_base_ = './segmenter_hiera.py'
+
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
-    backbone=dict(type='Hiera', arch='tiny', drop_path_rate=0.1),
     neck=dict(type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=4),
     decode_head=dict(
         type='FPNHead',
@@ -24,6 +15,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

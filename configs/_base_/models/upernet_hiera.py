@@ -1,17 +1,8 @@
 # UPerNet on the four stages of Hiera-T, with an FCN head beside it, as mmseg trains Swin.
+_base_ = './segmenter_hiera.py'
+
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
-    backbone=dict(type='Hiera', arch='tiny', drop_path_rate=0.1),
     decode_head=dict(
         type='UPerHead',
         in_channels=[96, 192, 384, 768],
@@ -37,6 +28,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
