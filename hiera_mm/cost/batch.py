@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..engine.config import walk
 from ..errors import ConfigError
-from ..swap.find import owners
+from ..swap.find import loads_masks, owners
 from ..swap.probe import RGB, image_channels
 from ..swap.samples import Kind, make_batch
 from .sizes import Size
@@ -39,11 +38,7 @@ def processed_batch(
         ConfigError: If the model takes something else than a batch of images.
     """
     channels = [image_channels(owner['backbone']) for _, owner in owners(cfg.model)]
-    masks = any(
-        node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
-        for node in walk(cfg.get('train_dataloader', {}))
-    )
-    kind = Kind(max(channels, default=RGB), masks, side=min(size))
+    kind = Kind(max(channels, default=RGB), loads_masks(cfg), side=min(size))
     batch = make_batch(model, cfg.default_scope, kind, training=training)
     images = batch['inputs']
     if not isinstance(images, list) or images[0].ndim != 3:

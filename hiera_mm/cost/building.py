@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config
 from torch import nn
 
 from ..engine.config import load_config, walk
-from ..engine.processes import replace_sync_norms
 from ..errors import ConfigError
+from ..swap import trial
 from ..swap.find import TOOLBOXES, owners, resolve
 from ..swap.nested import copied
-from ..swap.trial import import_models, without_weights
 
 
 def read(config: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
@@ -61,42 +54,8 @@ def build(cfg: Config) -> nn.Module:
     Args:
         cfg: A config that `read` returned.
     """
-    scope = cfg.default_scope
-    import_models(scope)
-    model = without_weights(ConfigDict(copied(cfg.model)))
-    replace_sync_norms(model)
+    model = copied(cfg.model)
     for node in walk(model):
         if isinstance(node.get('score_thr'), int | float):
             node['score_thr'] = 0.0
-        # Both of these would change the size of the image.
-        node.pop('batch_augments', None)
-        if 'SegDataPreProcessor' in str(node.get('type')):
-            node.pop('size', None)
-            node['size_divisor'] = 1
-    torch.manual_seed(0)
-    with in_scope(scope):
-        network = MODELS.build(model)
-        with suppress(Exception):  # some can only start from their file
-            network.init_weights()
-    return network.eval()
-
-
-@contextmanager
-def in_scope(scope: str) -> Iterator[None]:
-    """Build or run a toolbox's model, and keep back what the toolbox says about it.
-
-    Args:
-        scope: ``'mmdet'`` or ``'mmseg'``.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            DefaultScope.overwrite_default_scope(scope),
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-        ):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)
+    return trial.build(model, cfg.default_scope, max_objects=None).eval()

@@ -15,11 +15,13 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.config import as_list
+from ..engine.devices import check_device
 from ..errors import UserError
 from ..swap.samples import BATCH
+from ..swap.trial import in_scope
 from .activations import saved_activations
 from .batch import batch_size, processed_batch
-from .building import build, in_scope
+from .building import build
 from .counting import counting
 from .hollow import WithoutProducts
 from .parts import Parts, is_backbone
@@ -49,14 +51,7 @@ class Setting:
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError as error:
-            raise UserError(f'there is no device {self.device!r}; use cpu or cuda') from error
-        if kind == 'cuda' and not torch.cuda.is_available():
-            raise UserError('torch finds no CUDA device here; use the device cpu')
-        if kind not in ('cpu', 'cuda'):
-            raise UserError(f'models of mmdet and mmseg run here on cpu and cuda, not on {kind}')
+        check_device(self.device)
         if self.dtype not in DTYPES:
             raise UserError(f'the dtype must be one of {", ".join(DTYPES)}, got {self.dtype!r}')
         if self.repeats < 1:

@@ -88,12 +88,13 @@ def train(
         options.use_resume(cfg, resume)
     start = cfg.get('load_from')
     checkpoint = CheckpointLoader.load_checkpoint(start, 'cpu') if start else None
-    if checkpoint is not None and cfg.get('resume'):
+    resumes = checkpoint is not None and cfg.get('resume')
+    if resumes:
         seed = checkpoint.get('meta', {}).get('seed')
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
     runner, model = _build_runner(cfg, ('train', 'val'))
     check_pretrained(model)
-    if checkpoint is not None and cfg.get('resume'):
+    if resumes:
         require_complete(model, checkpoint, start)
         missing = [key for key in _RESUME_NEEDS if key not in checkpoint]
         if missing:

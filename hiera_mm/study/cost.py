@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ..engine.devices import check_device
 from ..errors import UserError
 from ..ledger import Ledger
 from ..network import VARIANTS, HieraTrunk, Variant
@@ -65,15 +66,7 @@ class Setting:
             raise UserError('at least two different sides are needed to see how the cost grows')
         if self.repeats < 1 or self.threads < 1:
             raise UserError('repeats and threads must be at least 1')
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError as error:
-            raise UserError(f'there is no device {self.device!r}; use cpu or cuda') from error
-        if kind == 'cuda' and not torch.cuda.is_available():
-            raise UserError('torch finds no CUDA device here; use the device cpu')
-        if kind not in ('cpu', 'cuda'):
-            raise UserError(f'memory can be measured on cpu and cuda, not on {kind}')
-        if kind == 'cpu' and not CLEAR_PEAK.exists():
+        if check_device(self.device) == 'cpu' and not CLEAR_PEAK.exists():
             raise UserError('memory on a CPU can be measured on Linux only')
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engine.config import walk
 from ..errors import ConfigError
 from ..network.names import nearest
 
@@ -81,3 +82,11 @@ def owners(
     elif isinstance(model, list | tuple):
         for index, value in enumerate(model):
             yield from owners(value, (*path, index))
+
+
+def loads_masks(config: Mapping[str, Any]) -> bool:
+    """Whether the annotations that a config loads for training have masks."""
+    return any(
+        node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
+        for node in walk(config.get('train_dataloader'))
+    )

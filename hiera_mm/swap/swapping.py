@@ -13,11 +13,11 @@ from mmengine.config import Config
 
 from .. import __version__, weights
 from ..backbone import Hiera
-from ..engine.config import as_list, walk
+from ..engine.config import as_list
 from ..errors import CheckpointError, ConfigError
 from ..weights.catalog import entry_of
 from . import settings
-from .find import TOOLBOXES, configs_root, owners, resolve
+from .find import TOOLBOXES, configs_root, loads_masks, owners, resolve
 from .model import swap_model
 from .nested import Path, copied, type_name
 from .workbench import Workbench
@@ -45,10 +45,7 @@ class Original:
     @property
     def has_masks(self) -> bool:
         """Whether the annotations that it loads for training have masks."""
-        return any(
-            node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
-            for node in walk(self.config.get('train_dataloader'))
-        )
+        return loads_masks(self.config)
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,16 @@ class Trial:
     prediction_error: str | None = None
 
 
-def build(model: Mapping[str, Any], scope: str) -> nn.Module:
-    """Build a model as a CPU can run it on small images, without the weights that it names.
+def build(
+    model: Mapping[str, Any], scope: str, *, max_objects: int | None = MAX_OBJECTS
+) -> nn.Module:
+    """Build a model as a CPU can run it on images of any size, without the weights that it names.
 
     Args:
         model: Its config.
         scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
+        max_objects: Of `MANY_CLASSES` or more, how many objects are predicted in an image at most;
+            None for as many as the config says.
     """
     import_models(scope)
     cfg = without_weights(ConfigDict(copied(model)))
@@ -61,16 +65,16 @@ def build(model: Mapping[str, Any], scope: str) -> nn.Module:
     nodes = list(walk(cfg))
     many_classes = any(_number(node.get('num_classes')) >= MANY_CLASSES for node in nodes)
     for node in nodes:
-        if many_classes and 'max_per_img' in node:
+        if many_classes and max_objects is not None and 'max_per_img' in node:
             # Masks of hundreds of objects of so many classes would take all memory.
-            node['max_per_img'] = min(node['max_per_img'], MAX_OBJECTS)
-        # Both of these would make large images of small ones.
+            node['max_per_img'] = min(node['max_per_img'], max_objects)
+        # Both of these would change the size of the image.
         node.pop('batch_augments', None)
         if 'SegDataPreProcessor' in str(node.get('type')):
             node.pop('size', None)
             node['size_divisor'] = 1
     torch.manual_seed(SEED)
-    with _quiet(), DefaultScope.overwrite_default_scope(scope):
+    with in_scope(scope):
         network = MODELS.build(cfg)
         with suppress(Exception):  # some can only start from their file
             network.init_weights()
@@ -92,7 +96,7 @@ def run(model: nn.Module, scope: str, kind: Kind, *, gradients: bool = True) -> 
         Exception: Whatever the model raises in training.
     """
     unread: tuple[int, ...] = ()
-    with DefaultScope.overwrite_default_scope(scope), _quiet():
+    with in_scope(scope):
         with _outputs_of_hiera(model) as outputs, torch.set_grad_enabled(gradients):
             total, losses = _loss(model, scope, kind)
         if gradients:
@@ -169,12 +173,22 @@ def _number(value: object) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what the toolboxes say: mmengine tells of every weight that it sets."""
+def in_scope(scope: str) -> Iterator[None]:
+    """Build or run a toolbox's model, and keep back what the toolbox says about it.
+
+    mmengine tells of every weight that it sets.
+
+    Args:
+        scope: ``'mmdet'`` or ``'mmseg'``.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with (
+            DefaultScope.overwrite_default_scope(scope),
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter('ignore')
             yield
     finally:

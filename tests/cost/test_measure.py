@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hiera_mm.cost import report
 from hiera_mm.cost.batch import processed_batch
-from hiera_mm.cost.building import build, in_scope, read
+from hiera_mm.cost.building import build, read
 from hiera_mm.cost.formulas import _OWN
 from hiera_mm.cost.measure import Cost, Part, Setting, Timing, measure
 from hiera_mm.errors import ConfigError, UserError
+from hiera_mm.swap.trial import in_scope
 
 DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
 DETECTOR = DEMO / 'mask-rcnn_hiera-demo_fpn_shapes.py'
