@@ -223,13 +223,17 @@ def test_a_training_in_shards_is_resumed(trained_by_two):
     assert differ(weights(resumed), weights(whole)) == 0
 
 
-def test_one_process_tests_what_shards_trained(trained_by_two, tmp_path):
+def test_one_process_tests_what_shards_trained(segmenter, trained_by_two, tmp_path):
     folder = trained_by_two / 'fsdp-segmenter'
     assert not any('_fsdp' in name for name in weights(folder))
     # The copy of the config that lies beside the checkpoint says how it was trained.
     assert 'HieraFSDPStrategy' in (folder / 'segmenter.py').read_text()
+    data = {key: value for key, value in segmenter.options.items() if key.startswith('test_')}
     scores = evaluate(
-        folder / 'segmenter.py', str(folder / f'iter_{ITERS}.pth'), work_dir=str(tmp_path)
+        folder / 'segmenter.py',
+        str(folder / f'iter_{ITERS}.pth'),
+        work_dir=str(tmp_path),
+        cfg_options=data,
     )
     assert 0 < scores['mIoU'] <= 100
 
