@@ -1,0 +1,1 @@
+"""Benchmarks that run side by side: backbones, detectors and operators."""
