@@ -44,10 +44,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out)
         self.has_rel_pos = rel_pos_side is not None
         if rel_pos_side is not None:
-            # At zero, attention starts as it would without the bias.
             entries = (2 * rel_pos_side - 1, dim_out // num_heads)
-            self.rel_pos_h = nn.Parameter(torch.zeros(entries))
-            self.rel_pos_w = nn.Parameter(torch.zeros(entries))
+            self.rel_pos_h = nn.Parameter(torch.empty(entries))
+            self.rel_pos_w = nn.Parameter(torch.empty(entries))
 
     def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
         """Attend.
@@ -69,7 +68,7 @@ class Attention(nn.Module):
         else:
             x = join_windows(x, window_grid, self.window)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.pool:
             q = pool_queries(q)
         if self.has_rel_pos:
@@ -94,7 +93,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), self.INITIAL))
+        self.gamma = nn.Parameter(torch.empty(dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale ``(..., dim)``."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import MLP_RATIO, NORM_EPS, Block, LayerScale
+from .block import MLP_RATIO, NORM_EPS, Attention, Block, LayerScale
 from .layout import MASK_UNIT, to_image, to_windows
 from .position import PRETRAIN_GRID, EvaluationCache, PositionEmbedding, make_position_embedding
 from .strips import join, strips
@@ -92,59 +92,76 @@ class HieraTrunk(nn.Module):
         self.out_channels = [dims[stage] for stage in self.out_indices]
         self.strides = [STRIDES[stage] for stage in self.out_indices]
 
-        self.patch_embed = PatchEmbed(in_channels, dims[0])
         self.position = (
             self.variant.pos_embed if pos_embed is None else make_position_embedding(pos_embed)
         )
         self.position_names = tuple(self.position.shapes(dims[0]))
         self._position_cache = EvaluationCache()
-        for name, shape in self.position.shapes(dims[0]).items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-
         drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
-        self.blocks = nn.ModuleList()
         self._stage_ending_with: dict[int, int] = {}
-        for stage, depth in enumerate(depths):
-            for index in range(depth):
-                # The first block of a later stage is where its channels begin and queries are
-                # pooled. It still attends as the stage before it does, on that stage's tokens.
-                entry = index == 0 and stage > 0
-                home = stage - 1 if entry else stage
-                units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
-                window = 0 if len(self.blocks) in self.variant.global_blocks else units
-                self.blocks.append(
-                    Block(
-                        dim=dims[home],
-                        dim_out=dims[stage],
-                        num_heads=self.variant.num_heads * 2**stage,
-                        window=window,
-                        pool=entry,
-                        drop_path=drop_path[len(self.blocks)],
-                        layer_scale=self.variant.layer_scale,
-                        shortcut=self.variant.shortcut,
-                        rel_pos_side=PRETRAIN_GRID[0] >> home if rel_pos and not window else None,
+        # Made without memory, where initialising costs nothing: the layers would first draw
+        # weights in their own way, all of which reset_parameters draws again.
+        device = torch.empty(0).device
+        with torch.device('meta'):
+            self.patch_embed = PatchEmbed(in_channels, dims[0])
+            for name, shape in self.position.shapes(dims[0]).items():
+                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            self.blocks = nn.ModuleList()
+            for stage, depth in enumerate(depths):
+                for index in range(depth):
+                    # The first block of a later stage is where its channels begin and queries
+                    # are pooled. It still attends as the stage before it does, on that stage's
+                    # tokens.
+                    entry = index == 0 and stage > 0
+                    home = stage - 1 if entry else stage
+                    units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
+                    window = 0 if len(self.blocks) in self.variant.global_blocks else units
+                    rel_pos_side = PRETRAIN_GRID[0] >> home if rel_pos and not window else None
+                    self.blocks.append(
+                        Block(
+                            dim=dims[home],
+                            dim_out=dims[stage],
+                            num_heads=self.variant.num_heads * 2**stage,
+                            window=window,
+                            pool=entry,
+                            drop_path=drop_path[len(self.blocks)],
+                            layer_scale=self.variant.layer_scale,
+                            shortcut=self.variant.shortcut,
+                            rel_pos_side=rel_pos_side,
+                        )
                     )
-                )
-            self._stage_ending_with[len(self.blocks) - 1] = stage
+                self._stage_ending_with[len(self.blocks) - 1] = stage
+            self.out_norms = nn.ModuleDict(
+                {str(i): nn.LayerNorm(dims[i], eps=out_norm_eps) for i in self.out_indices}
+                if out_norm_eps is not None
+                else {}
+            )
+        self.to_empty(device=device)
+        self.reset_parameters()
         windows = groupby(range(len(self.blocks)), lambda index: self.blocks[index].attn.window)
         indices = [list(group) for _, group in windows]
         self._runs = [range(group[0], group[-1] + 1) for group in indices]
-        self.reset_parameters()
-        # Made after reset_parameters: these norms are no part of the pretrained network and
-        # start as the identity does.
-        self.out_norms = nn.ModuleDict(
-            {str(stage): nn.LayerNorm(dims[stage], eps=out_norm_eps) for stage in self.out_indices}
-            if out_norm_eps is not None
-            else {}
-        )
 
     def reset_parameters(self) -> None:
-        """Draw new weights as the release does: normal with deviation 0.02, biases 0.02."""
+        """Draw new weights as the release does: normal with deviation 0.02, biases 0.02.
+
+        The norms of the outputs, which are no part of the pretrained network, and relative position
+        biases start as if they were not there.
+        """
         for name in self.position_names:
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
-        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
+        stem = self.patch_embed.proj
+        nn.init.trunc_normal_(stem.weight, std=0.02)
+        # The release leaves this bias as torch draws that of every convolution.
+        bound = stem.weight[0].numel() ** -0.5
+        nn.init.uniform_(stem.bias, -bound, bound)
+        for norm in self.out_norms.values():
+            norm.reset_parameters()
         for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, Attention) and module.has_rel_pos:
+                nn.init.zeros_(module.rel_pos_h)
+                nn.init.zeros_(module.rel_pos_w)
+            elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.constant_(module.bias, 0.02)
             elif isinstance(module, nn.LayerNorm):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hiera_mm.network import HieraTrunk
 from hiera_mm.network.block import DropPath
@@ -229,3 +230,52 @@ def test_bad_images(trunk, x, error, message):
 def test_other_channel_counts():
     trunk = HieraTrunk(SMALL, in_channels=5)
     assert trunk(torch.randn(1, 5, 32, 32))[0].shape == (1, 16, 8, 8)
+
+
+def test_a_new_network_has_no_weight_that_nobody_drew(monkeypatch):
+    # Memory that is not initialised holds NaN here.
+    monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        for arch in ('base_abswin', dict(embed_dim=16, num_heads=1, depths=(1, 1, 1, 1))):
+            trunk = HieraTrunk(arch, rel_pos='global')
+            for name, parameter in trunk.named_parameters():
+                assert parameter.isfinite().all(), name
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, parameter in trunk.named_parameters():
+        if name.endswith(('norm1.bias', 'fc1.bias')):
+            assert (parameter == 0.02).all()
+        elif name.endswith('fc1.weight') or name.startswith('pos_embed'):
+            assert 0.015 < parameter.std() < 0.025
+        elif 'rel_pos' in name or (name.startswith('out_norms') and name.endswith('bias')):
+            assert (parameter == 0).all()
+
+
+class Draws(TorchDispatchMode):
+    """Counts the random numbers that are drawn into memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and out.device.type != 'meta':
+            self.count += out.numel()
+        return out
+
+
+def test_each_weight_is_drawn_once():
+    with Draws() as draws:
+        trunk = HieraTrunk(SMALL)
+    weights = sum(p.numel() for p in trunk.parameters() if p.ndim > 1)
+    assert draws.count == weights + trunk.patch_embed.proj.bias.numel()
+
+
+def test_on_the_meta_device_nothing_is_drawn():
+    with Draws() as draws, torch.device('meta'):
+        trunk = HieraTrunk('huge')
+    assert draws.count == 0
+    assert all(parameter.is_meta for parameter in trunk.parameters())
