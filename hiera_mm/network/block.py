@@ -8,10 +8,30 @@ from torch import nn
 
 from .layout import join_windows, mean_pool, pool_queries, split_windows
 from .relative import attend_with_relative_position
-from .strips import join, strips
+from .strips import is_recorded, strips
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
+
+
+class Linear(nn.Linear):
+    """A linear layer that lets a compiler for the CPU add the bias.
+
+    The compiler hands matrix products to a library, before which torch copies the bias into the
+    whole of the result. Kept apart, the bias is added where compiled code reads the result anyway.
+    Not so for half precision, where the sum would be rounded once more.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform ``(..., in_features)`` to ``(..., out_features)``."""
+        if (
+            torch.compiler.is_compiling()
+            and x.device.type == 'cpu'
+            and x.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled('cpu')
+        ):
+            return F.linear(x, self.weight) + self.bias
+        return super().forward(x)
 
 
 class Attention(nn.Module):
@@ -40,8 +60,8 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.window = window
         self.pool = pool
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = Linear(dim, 3 * dim_out)
+        self.proj = Linear(dim_out, dim_out)
         self.has_rel_pos = rel_pos_side is not None
         if rel_pos_side is not None:
             entries = (2 * rel_pos_side - 1, dim_out // num_heads)
@@ -71,6 +91,10 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.pool:
             q = pool_queries(q)
+        if self.window == 0 and x.device.type == 'cpu' and not is_recorded():
+            # Each block of queries reads all keys and values, so that it pays to put the rows of
+            # a head beside each other first.
+            k, v = k.contiguous(), v.contiguous()
         if self.has_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)
             x = attend_with_relative_position(q, k, v, tables, window_grid)
@@ -105,8 +129,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform each token, ``(..., dim)``, on its own."""
@@ -169,7 +193,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, dim_out, num_heads, window, pool, rel_pos_side)
         self.changes_dim = dim != dim_out
         # Where channels change there is no identity to add to.
-        self.proj = nn.Linear(dim, dim_out) if self.changes_dim and shortcut == 'proj' else None
+        self.proj = Linear(dim, dim_out) if self.changes_dim and shortcut == 'proj' else None
         self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
         self.mlp = Mlp(dim_out, MLP_RATIO * dim_out)
@@ -187,10 +211,12 @@ class Block(nn.Module):
         elif self.changes_dim:
             x = torch.cat([pool_queries(x), mean_pool(x)], dim=-1)
         x = x + self.drop_path(self.ls1(self.attn(normed, window_grid)))
+        if is_recorded():
+            return x + self._mlp_branch(x)
         # A block with windows gets no more than a strip; one of global attention is cut up here.
-        pieces = strips(x, window_grid, 1, MLP_RATIO, whole=self.training)
-        return join([self._transform(piece) for piece, _ in pieces], dim=1)
+        for piece, _ in strips(x, window_grid, 1, MLP_RATIO, whole=self.training):
+            piece += self._mlp_branch(piece)  # a part of x, which is this block's own
+        return x
 
-    def _transform(self, x: torch.Tensor) -> torch.Tensor:
-        """Do what each token undergoes on its own."""
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+    def _mlp_branch(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop_path(self.ls2(self.mlp(self.norm2(x))))

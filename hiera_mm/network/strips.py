@@ -14,9 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
 STRIP_BYTES = 8 * 2**20
 """Aim for the largest tensor of a strip, the hidden layer of the MLP."""
+
+COMPILED_STRIP_BYTES = 24 * 2**20
+"""The same in a compiled network, where each strip takes time to compile. What is below 32 MB the
+C library keeps, so that its pages are not asked of the system each time."""
+
+
+def is_recorded() -> bool:
+    """Whether what happens is recorded, for gradients or in a trace."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing()
 
 
 def strips(
@@ -35,17 +45,16 @@ def strips(
         Each strip, ``(B, rows * columns, tokens, C)``, and its rows and columns.
     """
     height, columns = window_grid
-    if (
-        whole
-        or torch.is_grad_enabled()
-        or x.device.type != 'cpu'
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    ):
+    aim = STRIP_BYTES
+    if torch.compiler.is_compiling():
+        aim = COMPILED_STRIP_BYTES
+        # Compiled for all sizes, the network must not be cut as suits one of them.
+        whole = whole or not all(has_static_value(number) for number in (*x.shape, *window_grid))
+    if whole or is_recorded() or x.device.type != 'cpu':
         yield x, window_grid
         return
     row_bytes = x[:, :columns].numel() * x.element_size() * expansion
-    step = max(1, STRIP_BYTES // (row_bytes * rows)) * rows
+    step = max(1, aim // (row_bytes * rows)) * rows
     for top in range(0, height, step):
         bottom = min(top + step, height)
         yield x[:, top * columns : bottom * columns], (bottom - top, columns)

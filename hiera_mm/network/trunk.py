@@ -188,6 +188,7 @@ class HieraTrunk(nn.Module):
             ValueError: If ``x`` is not 4-D, has other channels, or is empty.
         """
         self._check_image(x)
+        memory_format = _memory_format(x)
         height, width = x.shape[-2:]
         window_grid = (_ceil_div(height, WINDOW_PIXELS), _ceil_div(width, WINDOW_PIXELS))
         padding = (
@@ -197,19 +198,26 @@ class HieraTrunk(nn.Module):
         if padding != (0, 0):
             x = F.pad(x, (0, padding[1], 0, padding[0]))
 
+        # Tokens have their channels last, so this is how the stem had best make them.
+        x = x.contiguous(memory_format=torch.channels_last)
         x = to_windows(self.patch_embed(x)) + self._position_tokens(window_grid)
         maps: dict[int, torch.Tensor] = {}
         for blocks in self._runs:
-            x, finished = self._forward_run(x, window_grid, blocks)
+            x, finished = self._forward_run(x, window_grid, blocks, memory_format)
             maps |= finished
         features = []
         for stage in self.out_indices:
             rows, columns = (_ceil_div(side, STRIDES[stage]) for side in (height, width))
-            features.append(maps[stage][..., :rows, :columns].contiguous())
+            feature = maps[stage][..., :rows, :columns]
+            features.append(feature.contiguous(memory_format=memory_format))
         return tuple(features)
 
     def _forward_run(
-        self, x: torch.Tensor, window_grid: tuple[int, int], blocks: range
+        self,
+        x: torch.Tensor,
+        window_grid: tuple[int, int],
+        blocks: range,
+        memory_format: torch.memory_format,
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """Run consecutive blocks of the same windows.
 
@@ -230,7 +238,8 @@ class HieraTrunk(nn.Module):
                 stage = self._stage_ending_with.get(index)
                 if stage in self.out_indices:
                     out = self.out_norms[str(stage)](strip) if self.out_norms else strip
-                    maps.setdefault(stage, []).append(to_image(out, grid))
+                    image = to_image(out, grid).contiguous(memory_format=memory_format)
+                    maps.setdefault(stage, []).append(image)
             tokens.append(strip)
         return join(tokens, dim=1), {stage: join(parts, dim=2) for stage, parts in maps.items()}
 
@@ -294,6 +303,12 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
             f'did you mean {tuple(sorted(set(indices)))}?'
         )
     return indices
+
+
+def _memory_format(x: torch.Tensor) -> torch.memory_format:
+    """Return the format of an image, as a convolution tells it."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -23,7 +23,7 @@ def test_the_two_orders_are_inverse(batch, channels, rows, columns):
     assert tokens.shape == (batch, rows * columns, 64, channels)
     restored = to_image(tokens, (rows, columns))
     assert torch.equal(restored, image)
-    assert restored.is_contiguous()
+    assert restored.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_window_holds_one_mask_unit():

@@ -60,6 +60,44 @@ def test_a_strip_holds_whole_windows_and_not_much_more_than_the_aim(monkeypatch)
     assert torch.equal(join(parts, 1), x)
 
 
+def compile_counting(network, **options):
+    """Compile a network; return it, and a list of the linear layers in each graph."""
+    torch._dynamo.reset()
+    layers = []
+
+    def backend(graph, _):
+        layers.append(sum('linear' in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    return torch.compile(network, backend=backend, fullgraph=True, **options), layers
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_a_network_compiled_for_a_size_is_cut(arch, monkeypatch):
+    trunk = HieraTrunk(ARCHS[arch]).double().eval()
+    images = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    numbers = []
+    for aim in (module.COMPILED_STRIP_BYTES, 1):
+        monkeypatch.setattr(module, 'COMPILED_STRIP_BYTES', aim)
+        compiled, layers = compile_counting(trunk, dynamic=False)
+        with torch.no_grad():
+            for a, b in zip(trunk(images), compiled(images), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        numbers += layers
+    assert numbers[1] > 1.5 * numbers[0]
+
+
+def test_a_block_compiled_for_all_sizes_is_not_cut(monkeypatch):
+    monkeypatch.setattr(module, 'COMPILED_STRIP_BYTES', 1)
+    block = HieraTrunk(ARCHS['release']).double().eval().blocks[4]
+    compiled, layers = compile_counting(block, dynamic=True)
+    with torch.no_grad():
+        for grid in [(3, 2), (4, 5), (2, 7)]:
+            x = torch.randn(2, grid[0] * grid[1], 4, 64, dtype=torch.float64)
+            torch.testing.assert_close(block(x, grid), compiled(x, grid), rtol=0, atol=1e-12)
+    assert layers == [4]
+
+
 def test_drop_path_still_drops_whole_samples(cuts):
     """Strips in training would each draw anew which samples are dropped."""
     trunk = HieraTrunk(ARCHS['release'], drop_path_rate=0.5).train()

@@ -37,6 +37,17 @@ def test_the_contract_holds_at_any_size(trunk, height, width, batch):
         assert feature.isfinite().all()
 
 
+@pytest.mark.parametrize('size', [(64, 64), (40, 70)])
+def test_features_have_the_memory_format_of_the_image(trunk, size):
+    x = image(2, 3, *size)
+    with torch.no_grad():
+        plain, last = trunk(x), trunk(x.contiguous(memory_format=torch.channels_last))
+    for a, b in zip(plain, last, strict=True):
+        assert a.is_contiguous()
+        assert b.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize('size', [(1, 1), (31, 33), (100, 45), (64, 97)])
 def test_padding_is_that_of_the_data_preprocessor(trunk, size):
     x = image(2, 3, *size)
