@@ -184,7 +184,12 @@ def count(
     """
     data = processed_batch(model, cfg, size)
     torch.manual_seed(0)
-    with torch.no_grad(), _precision(setting), WithoutProducts(), counting(model) as counts:
+    with (
+        torch.no_grad(),
+        precision(setting.device, setting.dtype),
+        WithoutProducts(),
+        counting(model) as counts,
+    ):
         results = model(**data, mode='predict')
     parameters = Parts(model).parameters()
     parts = []
@@ -208,7 +213,11 @@ def measure_activations(model: nn.Module, cfg: Config, size: Size, setting: Sett
     images = batch_size(model)
     data = processed_batch(model, cfg, size, count=images, training=True)
     torch.manual_seed(0)
-    with _precision(setting), WithoutProducts(), saved_activations(model) as activations:
+    with (
+        precision(setting.device, setting.dtype),
+        WithoutProducts(),
+        saved_activations(model) as activations,
+    ):
         model(**data, mode='loss')
     model.eval()
     return activations.bytes // images
@@ -226,7 +235,7 @@ def time_prediction(model: nn.Module, cfg: Config, size: Size, setting: Setting)
     data = processed_batch(model, cfg, size)
 
     def predict() -> None:
-        with torch.no_grad(), _precision(setting):
+        with torch.no_grad(), precision(setting.device, setting.dtype):
             model(**data, mode='predict')
 
     return _timing(predict, setting)
@@ -248,7 +257,7 @@ def time_training(model: nn.Module, cfg: Config, size: Size, setting: Setting) -
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
 
     def iterate() -> None:
-        with _precision(setting):
+        with precision(setting.device, setting.dtype):
             losses = model(**data, mode='loss')
         model.parse_losses(losses)[0].backward()
         optimizer.step()
@@ -277,7 +286,11 @@ def _timing(work: Callable[[], None], setting: Setting) -> Timing:
     return Timing(median, torch.cuda.max_memory_allocated(device) if on_gpu else None)
 
 
-def _precision(setting: Setting) -> AbstractContextManager[Any]:
-    return torch.autocast(
-        torch.device(setting.device).type, torch.bfloat16, enabled=setting.dtype == 'bfloat16'
-    )
+def precision(device: str, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which models run in a dtype, as autocast mixes it with float32.
+
+    Args:
+        device: A torch device.
+        dtype: One of `DTYPES`.
+    """
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == 'bfloat16')

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .. import ops
+from ..engine.devices import describe_device
 from ..swap.samples import BATCH
 from .measure import Cost, Part, Setting, Timing
 
@@ -26,15 +26,11 @@ def describe(setting: Setting) -> str:
     Args:
         setting: How it was measured.
     """
-    device = torch.device(setting.device)
-    if device.type == 'cuda':
-        where = torch.cuda.get_device_name(device)
-    else:
-        where = f'{torch.get_num_threads()} threads of {platform.machine()}'
     lines = ['GFLOPs are 10^9 multiply-adds of the prediction of one image, as the papers count.']
     if ops.source() == 'compiled':
         lines.append(_COMPILED)
     if setting.timed or setting.train or setting.activations:
+        where = describe_device(setting.device)
         lines.append(f'Measured in {setting.dtype} on {where}, torch {torch.__version__}.')
     return '\n'.join(lines)
 
@@ -52,8 +48,8 @@ def parts_table(cost: Cost) -> str:
         lines.append(f'kept for the backward pass: {kept:,.0f} MiB an image')
     for name, timing, images in _timings(cost):
         if timing is not None:
-            speed = f'{_three(images / timing.seconds)} images/s'
-            lines.append(f'{name}: {speed} ({_three(timing.seconds)} s, batch {images})')
+            speed = f'{three_digits(images / timing.seconds)} images/s'
+            lines.append(f'{name}: {speed} ({three_digits(timing.seconds)} s, batch {images})')
             if timing.peak is not None:
                 lines.append(f'peak memory of {name}: {timing.peak / MIB:,.0f} MiB')
     return '\n'.join(lines)
@@ -157,16 +153,20 @@ def _speed_cells(timing: Timing | None, images: int) -> tuple[str, str]:
     if timing is None:
         return '', ''
     peak = '' if timing.peak is None else f'{timing.peak / MIB:,.0f}'
-    return _three(images / timing.seconds), peak
+    return three_digits(images / timing.seconds), peak
 
 
 def _percent(share: int, whole: int) -> str:
     return f'{100 * share / whole:.1f}' if whole else '-'
 
 
-def _three(value: float) -> str:
-    """Return a number with three significant digits, and no exponent."""
-    return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
+def three_digits(value: float) -> str:
+    """Return a number with three significant digits, a large one with all of its own.
+
+    Args:
+        value: The number.
+    """
+    return f'{value:.3g}' if value < 999.5 else f'{value:.0f}'
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from ..errors import UserError
@@ -28,3 +30,16 @@ def check_device(name: str) -> str:
     if kind not in ('cpu', 'cuda'):
         raise UserError(f'time and memory can be measured on cpu and cuda, not on {kind}')
     return kind
+
+
+def describe_device(name: str) -> str:
+    """Say in a few words what a device is, and on how many threads torch works on a CPU.
+
+    Args:
+        name: As torch names devices.
+    """
+    device = torch.device(name)
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f'{threads} {"thread" if threads == 1 else "threads"} of {platform.machine()}'

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-STRIP_BYTES = 8 * 2**20
+STRIP_BYTES = 12 * 2**20
 """Aim for the largest tensor of a strip, the hidden layer of the MLP."""
 
 COMPILED_STRIP_BYTES = 24 * 2**20

@@ -1,6 +1,7 @@
 """Building other projects' models, and asking them for features.
 
-Every function imports its project itself, so that one that is not installed harms no other.
+Every function imports its project itself, so that one that is not installed harms no other. A
+builder gets the height and width of the images as well: some models take those of one size only.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from ..network import VARIANTS
 
+Size = tuple[int, int]
+"""Height and width of an image in pixels."""
 
-def release(arch: str) -> nn.Module:
-    """Build the release's supervised model for 224x224 images."""
+
+def release(arch: str, size: Size) -> nn.Module:
+    """Build the release's supervised model for images of one size."""
     import hiera
 
-    return getattr(hiera, f'hiera_{arch}_224')()
+    return getattr(hiera, f'hiera_{arch}_224')(input_size=size)
 
 
 def release_features(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -26,11 +30,11 @@ def release_features(model: nn.Module, images: Tensor) -> list[Tensor]:
     return _to_nchw(model(images, return_intermediates=True)[1])
 
 
-def release_mae(arch: str) -> nn.Module:
-    """Build the release's masked autoencoder."""
+def release_mae(arch: str, size: Size) -> nn.Module:
+    """Build the release's masked autoencoder for images of one size."""
     import hiera
 
-    model = getattr(hiera, f'mae_hiera_{arch}_224')()
+    model = getattr(hiera, f'mae_hiera_{arch}_224')(input_size=size)
     model.arch = arch
     return model
 
@@ -40,23 +44,25 @@ def release_mae_features(model: nn.Module, images: Tensor) -> list[Tensor]:
 
     That is how the release uses these weights; the autoencoder itself pools once less.
     """
-    encoder = release(model.arch).to(images.dtype).eval()
+    encoder = release(model.arch, tuple(images.shape[2:])).to(images.dtype).eval()
     missing, _ = encoder.load_state_dict(model.state_dict(), strict=False)
     assert {name.split('.')[0] for name in missing} == {'norm', 'head'}
     return release_features(encoder, images)
 
 
-def timm(arch: str) -> nn.Module:
-    """Build timm's model: ``hiera_*``, ``hiera_*_abswin``, ``sam2_hiera_*`` or ``hieradet_*``."""
+def timm(arch: str, size: Size) -> nn.Module:
+    """Build timm's ``hiera_*`` or ``hiera_*_abswin`` for images of one size."""
     import timm
 
-    if arch.endswith('_abswin'):
-        name = f'hiera_{arch}_256'
-    elif arch.startswith('sam2_'):
-        name = arch.replace('sam2_', 'sam2_hiera_')
-    else:
-        name = arch if arch.startswith('hieradet') else f'hiera_{arch}_224'
-    return timm.create_model(name)
+    trained = 256 if arch.endswith('_abswin') else 224
+    return timm.create_model(f'hiera_{arch}_{trained}', img_size=size)
+
+
+def timm_sam2(arch: str, size: Size) -> nn.Module:
+    """Build timm's ``sam2_hiera_*`` or ``hieradet_*``, which take images of several sizes."""
+    import timm
+
+    return timm.create_model(arch.replace('sam2_', 'sam2_hiera_'))
 
 
 def timm_features(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -64,10 +70,10 @@ def timm_features(model: nn.Module, images: Tensor) -> list[Tensor]:
     return model.forward_intermediates(images, intermediates_only=True)
 
 
-def transformers(kind: str) -> Callable[[str], nn.Module]:
-    """Return a function that builds one of transformers' Hiera classes."""
+def transformers(kind: str) -> Callable[[str, Size], nn.Module]:
+    """Return a function that builds one of transformers' Hiera classes for images of one size."""
 
-    def build(arch: str) -> nn.Module:
+    def build(arch: str, size: Size) -> nn.Module:
         import transformers
 
         variant = VARIANTS[arch]
@@ -75,6 +81,7 @@ def transformers(kind: str) -> Callable[[str], nn.Module]:
             embed_dim=variant.embed_dim,
             depths=list(variant.depths),
             num_heads=_heads(arch),
+            image_size=list(size),
             decoder_hidden_size=64,
             decoder_depth=1,
             decoder_num_heads=2,
@@ -107,6 +114,11 @@ def transformers_backbone_features(model: nn.Module, images: Tensor) -> list[Ten
     return _to_nchw([norm(x.movedim(1, -1)) for norm, x in zip(norms, features, strict=True)])
 
 
+def transformers_backbone_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the maps that a ``HieraBackbone`` itself computes."""
+    return list(model(images, return_dict=True).feature_maps)
+
+
 def transformers_mae_features(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the features of a ``HieraModel`` with the autoencoder's encoder."""
     return transformers_features(_plain_model(model, model.hiera.state_dict(), images), images)
@@ -121,8 +133,8 @@ def _plain_model(model: nn.Module, state: dict[str, Tensor], images: Tensor) -> 
     return plain.eval()
 
 
-def sam2(arch: str) -> nn.Module:
-    """Build the whole SAM 2.1 of Meta's own code."""
+def sam2(arch: str, size: Size) -> nn.Module:
+    """Build the whole SAM 2.1 of Meta's own code, which takes images of several sizes."""
     from sam2.build_sam import build_sam2
 
     size = {'sam2_tiny': 't', 'sam2_small': 's', 'sam2_base_plus': 'b+', 'sam2_large': 'l'}[arch]
@@ -134,10 +146,13 @@ def sam2_features(model: nn.Module, images: Tensor) -> list[Tensor]:
     return model.image_encoder.trunk(images)
 
 
-def transformers_sam2(kind: str) -> Callable[[str], nn.Module]:
-    """Return a function that builds one of transformers' SAM 2 classes."""
+def transformers_sam2(kind: str) -> Callable[[str, Size], nn.Module]:
+    """Return a function that builds one of transformers' SAM 2 classes.
 
-    def build(arch: str) -> nn.Module:
+    They take images of several sizes.
+    """
+
+    def build(arch: str, size: Size) -> nn.Module:
         import transformers
 
         variant = VARIANTS[arch]

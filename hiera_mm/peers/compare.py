@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .. import weights
 from ..backbone import Hiera
@@ -61,10 +62,20 @@ def compare(
         ours.load_state_dict(weights.plan(ours, file).tensors, strict=False)
     for images, theirs in zip(batches, expected, strict=True):
         with torch.no_grad():
-            pairs = list(zip(ours(images), theirs, strict=True))
-        differences = tuple((a - b).abs().max().item() for a, b in pairs)
-        magnitude = pairs[-1][1].std().item()
-        yield Comparison(peer.name, arch, tuple(images.shape[2:]), differences, magnitude)
+            found = differences(ours(images), theirs)
+        magnitude = theirs[-1].std().item()
+        yield Comparison(peer.name, arch, tuple(images.shape[2:]), found, magnitude)
+
+
+def differences(features: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[float, ...]:
+    """Return the largest absolute difference of each stage's features."""
+    return tuple((a - b).abs().max().item() for a, b in zip(features, others, strict=True))
+
+
+def agree(found: Iterable[float]) -> bool:
+    """Tell whether all differences are within :data:`LIMIT`."""
+    # Each one: the largest of several numbers need not be NaN where one of them is.
+    return all(one <= LIMIT for one in found)
 
 
 def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple[str, bool]:
@@ -90,8 +101,7 @@ def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple
             for done in compare(peer, arch):
                 sizes.append(f'{done.size[0]}x{done.size[1]}')
                 largest = max(largest, *done.differences)
-                # Each one: the largest of several numbers need not be NaN where one of them is.
-                within = within and all(one <= LIMIT for one in done.differences)
+                within = within and agree(done.differences)
             rows.append(f'| `{peer.name}` | {arch} | {", ".join(sizes)} | {largest:.1e} |')
             progress(rows[-1])
     head = ['| model | arch | images | largest difference |', '| --- | --- | --- | --- |']

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..network import VARIANTS
+from ..errors import listing
+from ..network import VARIANTS, HieraTrunk
+from ..weights.families import FAMILIES
 from . import builders
+from .builders import Size
 
 RELEASED = ('tiny', 'small', 'base', 'base_plus', 'large', 'huge')
 SAM2 = ('sam2_tiny', 'sam2_small', 'sam2_base_plus', 'sam2_large')
@@ -30,26 +33,30 @@ class Peer:
         name: The class, as its project calls it.
         package: What must be installed.
         archs: Which of our architectures it has.
-        build: Makes the model of an architecture, with the project's own random start.
-        features: Computes the four stages' maps ``(B, C, H, W)`` of a batch of images.
+        build: Makes the model of an architecture for images of a size, with the project's own
+            random start.
+        features: Computes the four stages' maps ``(B, C, H, W)`` that the class's weights stand
+            for, of a batch of images.
         family: The family that its files belong to (:mod:`hiera_mm.weights.families`).
-        sizes: Image sizes, height and width, to compare at; the model takes no others unless
-            there are several.
+        sizes: Image sizes, height and width, to compare at; a model takes no others than that
+            for which it was built unless there are several.
         container: The key under which the project's files keep the weights; None for the top.
         own_save: Whether files are written by the model's ``save_pretrained``.
         out_norm_eps: Epsilon of norms that follow its features; None if they are bare.
+        outputs: Computes the maps that the class itself returns; None if those are `features`.
     """
 
     name: str
     package: str
     archs: tuple[str, ...]
-    build: Callable[[str], nn.Module]
+    build: Callable[[str, Size], nn.Module]
     features: Callable[[nn.Module, Tensor], list[Tensor]]
     family: str
-    sizes: tuple[tuple[int, int], ...] = ((224, 224),)
+    sizes: tuple[Size, ...] = ((224, 224),)
     container: str | None = None
     own_save: bool = False
     out_norm_eps: float | None = None
+    outputs: Callable[[nn.Module, Tensor], list[Tensor]] | None = None
 
     @property
     def installed(self) -> bool:
@@ -57,10 +64,34 @@ class Peer:
         return importlib.util.find_spec(self.package) is not None
 
     def make(self, arch: str) -> nn.Module:
-        """Build a model in float64 and evaluation mode, no two of its parameters alike."""
-        model = self.build(arch).double().eval()
+        """Build a model in float64 and evaluation mode, no two of its parameters alike.
+
+        It is for images of the first of `sizes`, or of several.
+        """
+        model = self.build(arch, self.sizes[0]).double().eval()
         randomise(model)
         return model
+
+    def fill(self, model: nn.Module, network: HieraTrunk) -> None:
+        """Give a model the weights of a network of ours of the same architecture.
+
+        Args:
+            model: One that `build` made. Parts that a backbone has no use for stay as they are.
+            network: Ours, with a position embedding for the size for which the model was built.
+
+        Raises:
+            RuntimeError: If the model has no place for a weight, or one of another shape.
+        """
+        family = FAMILIES[self.family]
+        anchor = next(name for name in model.state_dict() if name.endswith(family.anchor))
+        prefix = anchor.removesuffix(family.anchor)
+        tensors = {
+            prefix + family.theirs(name, network.variant.depths): tensor
+            for name, tensor in network.named_parameters()
+        }
+        unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f'{self.name} has no place for {listing(unexpected)}')
 
     def save(self, model: nn.Module, folder: Path) -> Path:
         """Write a model's weights as the project does, and return the file."""
@@ -133,7 +164,7 @@ PEERS: dict[str, Peer] = {
             name='timm.sam2_hiera',
             package='timm',
             archs=(*SAM2, 'hieradet_small'),
-            build=builders.timm,
+            build=builders.timm_sam2,
             features=builders.timm_features,
             family='timm_sam2',
             sizes=SAM2_SIZES,
@@ -156,6 +187,7 @@ PEERS: dict[str, Peer] = {
             family='transformers',
             own_save=True,
             out_norm_eps=1e-5,
+            outputs=builders.transformers_backbone_outputs,
         ),
         Peer(
             name='transformers.HieraForImageClassification',

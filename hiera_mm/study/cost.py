@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ..bench.memory import check_memory, peak_memory
 from ..engine.devices import check_device
 from ..errors import UserError
 from ..ledger import Ledger
@@ -35,7 +36,6 @@ the first layout divide every side that is a multiple of 256."""
 
 SIDES = (512, 768, 1024, 1280, 1536, 1792, 2048)
 GIB = 2**30
-CLEAR_PEAK = Path('/proc/self/clear_refs')
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Setting:
             raise UserError('at least two different sides are needed to see how the cost grows')
         if self.repeats < 1 or self.threads < 1:
             raise UserError('repeats and threads must be at least 1')
-        if check_device(self.device) == 'cpu' and not CLEAR_PEAK.exists():
-            raise UserError('memory on a CPU can be measured on Linux only')
+        check_memory(check_device(self.device))
 
 
 @dataclass(frozen=True)
@@ -134,34 +133,13 @@ def measure_cost(layout: str, side: int, setting: Setting) -> Cost:
         if device.type == 'cuda':
             torch.cuda.synchronize()
 
-    memory = _peak_memory(run, device)
+    memory = peak_memory(run, device)
     times = []
     for _ in range(setting.repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
     return Cost(layout, side, statistics.median(times), max(times) - min(times), memory)
-
-
-def _peak_memory(run: Callable[[], None], device: torch.device) -> int:
-    """Return the bytes that ``run`` needs at its peak beyond what is in use before it."""
-    if device.type == 'cuda':
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    # Linux forgets the peak so far when asked to, and counts from the present use.
-    CLEAR_PEAK.write_text('5')
-    before = _status('VmRSS')
-    run()
-    return _status('VmHWM') - before
-
-
-def _status(key: str) -> int:
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(f'{key}:'):
-            return int(line.split()[1]) * 1024
-    raise OSError(f'/proc/self/status has no {key}')
 
 
 def exponent(costs: Iterable[Cost], value: Callable[[Cost], float]) -> float:

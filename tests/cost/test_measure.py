@@ -213,6 +213,11 @@ def test_tables(tmp_path):
     assert rows[2]['training_peak_bytes'] == str(2**31)
 
 
+def test_numbers_have_three_digits():
+    texts = [report.three_digits(value) for value in (0.01234, 1.5, 999.4, 999.7, 12345.6)]
+    assert texts == ['0.0123', '1.5', '999', '1000', '12346']
+
+
 def test_columns_without_figures_are_left_out():
     bare = Cost('name', (64, 96), COST.parts)
     assert 'images/s' not in report.summary([bare], markdown=True)
