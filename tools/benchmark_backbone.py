@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.bench.backbone_plot import draw_times
-from hiera_mm.bench.backbone_report import cell_text, describe, facts, legend, write_csv
-from hiera_mm.bench.backbone_setting import DTYPES, Setting
-from hiera_mm.bench.backbones import measure
-from hiera_mm.bench.contestants import CONTESTANTS, OURS
+from hiera_mm.bench.backbones.contestants import CONTESTANTS, OURS
+from hiera_mm.bench.backbones.measuring import measure
+from hiera_mm.bench.backbones.plot import draw_times
+from hiera_mm.bench.backbones.report import cell_text, describe, facts, legend, write_csv
+from hiera_mm.bench.backbones.setting import DTYPES, Setting
 from hiera_mm.cost.sizes import parse_size
 from hiera_mm.errors import run_tool
 from hiera_mm.ledger import Ledger

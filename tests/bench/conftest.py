@@ -8,7 +8,7 @@ import pytest
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from hiera_mm.bench import ceiling
-from hiera_mm.bench.contestants import CONTESTANTS, OURS, Contestant
+from hiera_mm.bench.backbones.contestants import CONTESTANTS, OURS, Contestant
 from hiera_mm.network import VARIANTS, Variant
 from hiera_mm.peers import Peer
 

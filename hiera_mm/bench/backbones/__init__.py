@@ -1,0 +1,1 @@
+"""Backbones side by side: ours and every other Hiera that is installed."""

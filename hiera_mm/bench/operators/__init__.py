@@ -1,0 +1,1 @@
+"""The operators of mmcv side by side: ours over torchvision, and compiled ones."""
