@@ -35,6 +35,16 @@ def test_importing_twice_is_harmless():
     subprocess.run([sys.executable, '-c', code], check=True, env=os.environ)
 
 
+def test_importing_loads_nothing_that_a_config_may_not_need():
+    slow = ('mmdet', 'mmseg', 'matplotlib', 'scipy', 'timm', 'hiera', 'pycocotools')
+    ours = tuple(f'hiera_mm.{part}' for part in ('bench', 'cost', 'demo', 'peers', 'study', 'swap'))
+    code = f'import sys, hiera_mm; print([m for m in {slow + ours} if m in sys.modules])'
+    done = subprocess.run(
+        [sys.executable, '-c', code], check=True, env=os.environ, capture_output=True, text=True
+    )
+    assert done.stdout.split('\n')[-2] == '[]'
+
+
 def test_names_are_those_of_the_release():
     with torch.device('meta'):
         names = set(Hiera('tiny', out_norm=None).state_dict())
