@@ -214,6 +214,9 @@ def resize_bicubic(x: torch.Tensor, grid: tuple[int, int], antialias: bool = Fal
     if tuple(x.shape[-2:]) == grid:
         return x
     precise = x if x.dtype == torch.float64 else x.float()
+    # Tokens have their channels last. A compiler would otherwise keep those of the first stage as
+    # this map lies, with channels first, and turn them each time that it reads them.
+    precise = precise.contiguous(memory_format=torch.channels_last)
     resized = F.interpolate(
         precise, size=grid, mode='bicubic', align_corners=False, antialias=antialias
     )
