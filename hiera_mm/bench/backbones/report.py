@@ -71,10 +71,7 @@ def legend(setting: Setting) -> str:
 def cell_text(cell: Cell) -> str:
     """Return a Markdown table of a cell, who was not timed and why, and a summary."""
     rows = [_row(cell, result) for result in cell.results if result.seconds]
-    used = [i for i in range(len(_HEAD)) if any(row[i] for row in rows)]
-    table = markdown_table(
-        [_HEAD[i] for i in used], [[row[i] for i in used] for row in rows], texts=_HEAD[:1]
-    )
+    table = markdown_table(_HEAD, rows, texts=_HEAD[:1])
     height, width = cell.size
     lines = [
         f'### {cell.arch}, {height}x{width}',

@@ -60,11 +60,17 @@ def results_table(results: Sequence[Result]) -> str:
         results: What was measured, at least one; the first is what others are compared with.
     """
     names = _all_parts(results)
-    head = ['config', 'image', 'images/s', 'spread', 'relative']
-    detects = any(result.detections is not None for result in results)
-    if detects:
-        head.append('detections')
-    head += ['ms', *names, 'apart']
+    head = [
+        'config',
+        'image',
+        'images/s',
+        'spread',
+        'relative',
+        'detections',
+        'ms',
+        *names,
+        'apart',
+    ]
     rows = []
     for result in results:
         row = [
@@ -73,9 +79,8 @@ def results_table(results: Sequence[Result]) -> str:
             three_digits(result.speed),
             f'{result.times.spread:.0%}',
             f'{result.speed / results[0].speed:.2f}',
+            '' if result.detections is None else str(result.detections),
         ]
-        if detects:
-            row.append('' if result.detections is None else str(result.detections))
         parts = result.parts
         apart = sum(result.parts_apart.values())
         values = [result.times.median, *map(parts.get, names), apart]

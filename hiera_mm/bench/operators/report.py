@@ -65,12 +65,7 @@ def results_table(results: Sequence[Result]) -> str:
         )
         for result in results
     ]
-    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
-    return markdown_table(
-        [head[i] for i in used],
-        [[row[i] for i in used] for row in rows],
-        texts=('operator', 'inputs', 'note'),
-    )
+    return markdown_table(head, rows, texts=('operator', 'inputs', 'note'))
 
 
 def write_csv(results: Sequence[Result], file: Path) -> None:
