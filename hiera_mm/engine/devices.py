@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import torch
 
 from ..errors import UserError
+
+_CPU_FACTS = Path('/proc/cpuinfo')
 
 
 def check_device(name: str) -> str:
@@ -32,14 +35,31 @@ def check_device(name: str) -> str:
     return kind
 
 
-def describe_device(name: str) -> str:
-    """Say in a few words what a device is, and on how many threads torch works on a CPU.
+def processor(name: str) -> str:
+    """Return the name of a GPU, or of the CPU.
 
     Args:
-        name: As torch names devices.
+        name: Of the device, as torch names devices.
     """
     device = torch.device(name)
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f'{threads} {"thread" if threads == 1 else "threads"} of {platform.machine()}'
+    if _CPU_FACTS.exists():
+        for line in _CPU_FACTS.read_text(encoding='utf-8', errors='replace').splitlines():
+            key, _, value = line.partition(':')
+            if key.strip() == 'model name':
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_device(name: str, threads: int | None = None) -> str:
+    """Say in a few words what a device is, and on how many threads torch works on a CPU.
+
+    Args:
+        name: As torch names devices.
+        threads: How many; None for as many as it is set to.
+    """
+    if torch.device(name).type == 'cuda':
+        return processor(name)
+    threads = torch.get_num_threads() if threads is None else threads
+    return f'{threads} {"thread" if threads == 1 else "threads"} of {processor(name)}'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import multiprocessing
-import platform
 import random
 import statistics
 import time
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..bench.memory import check_memory, peak_memory
-from ..engine.devices import check_device
+from ..engine.devices import check_device, describe_device
 from ..errors import UserError
 from ..ledger import Ledger
 from ..network import VARIANTS, HieraTrunk, Variant
@@ -155,11 +154,7 @@ def exponent(costs: Iterable[Cost], value: Callable[[Cost], float]) -> float:
 
 def describe(setting: Setting) -> str:
     """Say in one line what was measured on what."""
-    device = torch.device(setting.device)
-    if device.type == 'cuda':
-        where = torch.cuda.get_device_name(device)
-    else:
-        where = f'{setting.threads} threads of {platform.machine()}'
+    where = describe_device(setting.device, setting.threads)
     what = 'forward and backward pass' if setting.train else 'inference'
     return f'{what}, one image, {setting.dtype}, {where}, torch {torch.__version__}'
 

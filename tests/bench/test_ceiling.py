@@ -16,11 +16,11 @@ def test_products_are_of_the_dtype(monkeypatch, dtype):
     assert ceiling.ceiling(measure_rounds(works, 2), 'cpu') > 0
 
 
-def test_the_ceiling_is_the_best_that_was_seen(monkeypatch):
+def test_the_ceiling_is_the_fastest_product_by_medians(monkeypatch):
     monkeypatch.setitem(ceiling.SIDES, 'cpu', (100, 200))
     times = {
         'a network': Times((1e-9,)),
-        'product of 100x100': Times((2.0, 1.0)),
-        'product of 200x200': Times((5.0, 4.0, 6.0)),
+        'product of 100x100': Times((2.0, 3.0)),
+        'product of 200x200': Times((5.0, 1.0, 6.0)),
     }
-    assert ceiling.ceiling(times, 'cpu') == 2 * 200**3 / 4.0
+    assert ceiling.ceiling(times, 'cpu') == 2 * 200**3 / 5.0

@@ -88,7 +88,7 @@ def test_modulated_deform_conv_follows_its_definition(device, settings, with_bia
 
 @pytest.mark.parametrize('settings', SETTINGS)
 def test_deform_conv_gradients(device, settings):
-    features, offset, _, weight = operands(**settings, batch=1)
+    features, offset, _, weight = operands(**settings, batch=2)
     inputs = [tensor.to(device).requires_grad_() for tensor in (features, offset, weight)]
     assert torch.autograd.gradcheck(
         lambda *inputs: mmcv.ops.deform_conv2d(*inputs, *settings.values()), inputs

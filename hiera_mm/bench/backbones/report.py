@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ...cost.report import GIGA, three_digits
-from ..machine import processor, versions
+from ...engine.devices import describe_device, processor
 from ..memory import MIB
 from ..tables import markdown_table
 from .contestants import CONTESTANTS
@@ -32,7 +33,7 @@ _COMPILED = ", and beside what an earlier pass left behind, which is the compile
 def facts(setting: Setting) -> dict[str, Any]:
     """Return what results depend on beside the setting: the machine and the versions."""
     packages = ('torch', *(CONTESTANTS[name].package for name in setting.peers))
-    return dict(processor=processor(setting.device), versions=versions(packages))
+    return dict(processor=processor(setting.device), versions=_versions(packages))
 
 
 def describe(setting: Setting, cells: Sequence[Cell]) -> str:
@@ -43,13 +44,11 @@ def describe(setting: Setting, cells: Sequence[Cell]) -> str:
         parts[-1] += ' (autocast)'
     parts += ['torch.compile'] * setting.compiled + ['channels last'] * setting.channels_last
     parts.append(f'{_plural(setting.rounds, "round")} after {_plural(setting.warmups, "warm-up")}')
-    known = facts(setting)
-    where = known['processor']
-    if 'cuda' not in setting.device:
-        where = f'{_plural(setting.threads, "thread")} of {where}'
+    where = describe_device(setting.device, setting.threads)
     dates = sorted({cell.date for cell in cells})
     when = dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'
-    packages = ', '.join(f'{name} {version}' for name, version in known['versions'].items())
+    versions = facts(setting)['versions']
+    packages = ', '.join(f'{name} {version}' for name, version in versions.items())
     return f'{", ".join(parts)}; {where}; {when}\n{packages}'
 
 
@@ -177,6 +176,13 @@ def _row(cell: Cell, result: Result) -> list[str]:
 
 def _text(value: Any, write: Any) -> str:
     return '' if value is None else write(value)
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of what is installed by the names of its distributions."""
+    distributions = metadata.packages_distributions()
+    names = dict.fromkeys(distributions[p][0] for p in packages if p in distributions)
+    return {name: metadata.version(name) for name in names}
 
 
 def _plural(count: int, name: str) -> str:

@@ -16,7 +16,6 @@ from ...cost.report import three_digits
 from ...engine.devices import describe_device
 from ...swap.samples import BATCH
 from ..tables import markdown_table
-from ..threads import on_threads
 from .measuring import Result, Setting
 
 SMALL = 0.01  # a part that is a smaller share of every config is drawn with the rest
@@ -45,8 +44,7 @@ def describe(setting: Setting) -> str:
             f'seeing {setting.objects} objects'
         )
     operators = _OPERATORS.get(ops.source(), 'no operators of mmcv')
-    with on_threads(setting.threads):
-        where = describe_device(setting.device)
+    where = describe_device(setting.device, setting.threads)
     return (
         f'{what}.\n{setting.dtype} on {where}, torch {torch.__version__}, {operators}, '
         f'median of {setting.rounds} rounds.'

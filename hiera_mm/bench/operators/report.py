@@ -16,7 +16,6 @@ from ...errors import listing
 from ...ops.kernels import KERNELS
 from ..rounds import Times
 from ..tables import markdown_table
-from ..threads import on_threads
 from .cases import Functions
 from .measuring import Result, Setting
 
@@ -28,8 +27,7 @@ def describe(setting: Setting, compiled: Functions | None) -> str:
         setting: How it was measured.
         compiled: The functions of a compiled mmcv; None if there is none.
     """
-    with on_threads(setting.threads):
-        where = describe_device(setting.device)
+    where = describe_device(setting.device, setting.threads)
     lines = [
         f"Ours: mmcv's operators served by torchvision {torchvision.__version__} and torch "
         f'{torch.__version__}. float32 on {where}, median of {setting.rounds} rounds.'

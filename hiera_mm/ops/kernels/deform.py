@@ -110,9 +110,7 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add ``scale`` times the gradient to ``gradWeight``; the rest is as in the forward pass."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    # The gradient of the weight does not depend on the weight, which is not handed over.
-    weight = torch.zeros_like(gradWeight)
-    grad_weight = _backward(gradOutput, input, weight, offset, None, None, geometry)[1]
+    grad_weight = _weight_gradient(gradOutput, input, offset, gradWeight.shape, geometry)
     gradWeight.add_(grad_weight.to(gradWeight.dtype), alpha=scale)
 
 
@@ -264,3 +262,28 @@ def _backward(
     return torch.ops.torchvision._deform_conv2d_backward(
         grad, *operands, *geometry, mask is not None
     )
+
+
+def _weight_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    shape: torch.Size,
+    geometry: tuple[int, ...],
+) -> Tensor:
+    """The gradient of a weight of a shape, for which torchvision would compute all five.
+
+    A convolution whose weight picks out one tap of one channel after the other returns what the
+    taps read. The gradient is the product of that with the gradient of the output.
+    """
+    *steps, groups, shift_groups = geometry
+    channels, taps = input.size(1), shape[2:].numel()
+    pick = torch.eye(taps, dtype=input.dtype, device=input.device)
+    pick = pick.view(taps, 1, *shape[2:]).repeat(channels, 1, 1, 1)
+    (grad_output,) = widen(grad_output)
+    gradient = grad_output.new_zeros(groups, shape[0] // groups, channels // groups * taps)
+    for one, its_offset, its_grad in zip(input.split(1), offset.split(1), grad_output, strict=True):
+        read = _forward(one, pick, its_offset, None, None, (*steps, channels, shift_groups))
+        read = read.view(groups, channels // groups * taps, -1)
+        gradient.baddbmm_(its_grad.reshape(groups, shape[0] // groups, -1), read.mT)
+    return gradient.view(shape)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision
 from torch import Tensor
 
-from .boxes import overlaps
 from .precision import widen
+
+Array = npt.NDArray[Any]
 
 _NAIVE, _LINEAR, _GAUSSIAN = range(3)  # mmcv's numbers for the ways soft-NMS lowers a score
 
@@ -60,42 +65,45 @@ def softnms(
     Returns:
         Indices of the K kept boxes, int64, in the order of ``dets``.
     """
-    boxes, scores = widen(boxes, scores)
-    rows = torch.cat([boxes, scores[:, None]], dim=1)
-    indices = torch.arange(len(rows), device=rows.device)
-    chosen = 0
-    while chosen < len(rows):
-        swap = torch.stack([rows[chosen:, 4].argmax() + chosen, indices.new_tensor(chosen)])
-        rows[swap.flip(0)], indices[swap.flip(0)] = rows[swap], indices[swap]
-        best, rest = rows[chosen], rows[chosen + 1 :]
-        dets[chosen] = best
-        chosen += 1
+    table, scores = _columns(boxes, offset), _array(scores).copy()
+    indices = np.arange(len(scores))
+    chosen: list[tuple[int, float]] = []
+    while len(scores):
+        best = scores.argmax()
+        for values in (table, scores, indices):
+            values[..., [0, best]] = values[..., [best, 0]]
+        chosen.append((int(indices[0]), scores[0]))
 
-        iou = overlaps(best[:4], rest[:, :4], offset).nan_to_num(0)  # boxes without area
-        rest[:, 4] *= _decay(iou, method, iou_threshold, sigma)
-        order = _fill_gaps(rest[:, 4] >= min_score) + chosen
-        rows = torch.cat([rows[:chosen], rows[order]])
-        indices = torch.cat([indices[:chosen], indices[order]])
-    return indices
+        iou = _overlaps(table[:, 0], table[:, 1:], offset)
+        scores = scores[1:] * _decay(np.nan_to_num(iou), method, iou_threshold, sigma)
+        table, indices = table[:, 1:], indices[1:]
+        keep = scores >= min_score
+        if not keep.all():
+            order = _fill_gaps(keep)
+            table, scores, indices = table[:, order], scores[order], indices[order]
+    kept = torch.tensor([index for index, _ in chosen], dtype=torch.int64, device=dets.device)
+    dets[: len(kept), :4] = boxes[kept]
+    dets[: len(kept), 4] = dets.new_tensor([score for _, score in chosen])
+    return kept
 
 
-def _decay(iou: Tensor, method: int, iou_threshold: float, sigma: float) -> Tensor:
+def _decay(iou: Array, method: int, iou_threshold: float, sigma: float) -> Array:
     """Factor by which each score shrinks."""
     if method == _GAUSSIAN:
-        return torch.exp(-(iou**2) / sigma)
-    lowered = 1 - iou if method == _LINEAR else torch.zeros_like(iou)
-    return torch.where(iou >= iou_threshold, lowered, 1.0)
+        return np.exp(-(iou**2) / sigma)
+    lowered = 1 - iou if method == _LINEAR else np.zeros_like(iou)
+    return np.where(iou >= iou_threshold, lowered, np.ones_like(iou))
 
 
-def _fill_gaps(keep: Tensor) -> Tensor:
+def _fill_gaps(keep: Array) -> Array:
     """Indices of the kept entries, each gap filled with the last one not yet used.
 
     mmcv's loop removes an entry by moving the last one into its place. Among equal scores the
     first wins, so this order decides which box that is.
     """
-    count = int(keep.sum())
-    order = torch.arange(count, device=keep.device)
-    order[~keep[:count]] = keep[count:].nonzero().flip(0)[:, 0] + count
+    count = keep.sum()
+    order = np.arange(count)
+    order[~keep[:count]] = keep[count:].nonzero()[0][::-1] + count
     return order
 
 
@@ -109,12 +117,36 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         For each kept box, best first, its index followed by those it suppressed, best first.
     """
-    (dets,) = widen(dets)
-    order = dets[:, 4].argsort(descending=True, stable=True)
+    table = _columns(dets[:, :4], 0)
+    order = dets[:, 4].argsort(descending=True, stable=True).cpu().numpy()
     groups = []
     while len(order):
         best, rest = order[0], order[1:]
-        suppressed = overlaps(dets[best, :4], dets[rest, :4]) >= iou_threshold
+        suppressed = _overlaps(table[:, best], table[:, rest], 0) >= iou_threshold
         groups.append([int(best), *rest[suppressed].tolist()])
         order = rest[~suppressed]
     return groups
+
+
+def _array(tensor: Tensor) -> Array:
+    """For loops with a step for each box: an operation of numpy starts sooner than one of torch."""
+    return widen(tensor)[0].detach().cpu().numpy()
+
+
+def _columns(boxes: Tensor, offset: int) -> Array:
+    """Return boxes ``(N, 4)`` with their areas as an array ``(5, N)``."""
+    x1, y1, x2, y2 = _array(boxes).T
+    return np.stack([x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)])
+
+
+def _overlaps(box: Array, others: Array, offset: int) -> Array:
+    """Return the intersection of a box ``(5,)`` with others ``(5, N)`` over their union, ``(N,)``.
+
+    NaN where both areas are zero.
+    """
+    x1, y1, x2, y2, area = box
+    width = np.minimum(x2, others[2]) - np.maximum(x1, others[0]) + offset
+    height = np.minimum(y2, others[3]) - np.maximum(y1, others[1]) + offset
+    intersection = width.clip(0) * height.clip(0)
+    with np.errstate(invalid='ignore'):
+        return intersection / (area + others[4] - intersection)

@@ -13,6 +13,7 @@ from hiera_mm.bench.backbones.plot import draw_times
 from hiera_mm.bench.backbones.report import cell_text, describe, legend, write_csv
 from hiera_mm.bench.backbones.results import Cell, Result
 from hiera_mm.bench.backbones.setting import Setting
+from hiera_mm.engine import devices
 
 MIB = 2**20
 
@@ -109,7 +110,8 @@ def test_csv(tmp_path):
 
 
 def test_where_it_was_measured(monkeypatch):
-    known = dict(processor='A Processor', versions={'torch': '2.0', 'timm': '1.0'})
+    monkeypatch.setattr(devices, 'processor', lambda _: 'A Processor')
+    known = dict(versions={'torch': '2.0', 'timm': '1.0'})
     monkeypatch.setattr(backbone_report, 'facts', lambda _: known)
     setting = Setting(peers=(), threads=1, rounds=3, warmups=0, batch=2)
     assert describe(setting, [make_cell()]) == (
