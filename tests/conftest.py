@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +27,22 @@ def seeded():
 def small_arch():
     """A Hiera that builds and runs in milliseconds, with more than one head and block."""
     return dict(embed_dim=16, num_heads=2, depths=(1, 2, 2, 1))
+
+
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a tool as if it was typed, but in this process, which has the toolboxes loaded."""
+
+    def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
+        tool = Path(__file__).parents[1] / 'tools' / name
+        monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(tool), run_name='__main__')
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 class Payload:

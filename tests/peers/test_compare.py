@@ -16,12 +16,12 @@ def cases():
         for arch in peer.archs:
             for size in peer.sizes:
                 large_image = size[0] * size[1] > 500_000
-                # For every day: of large images one size of one architecture, and of large
-                # networks one implementation.
+                # For every day: of large images one size of one architecture, and of it and of
+                # large networks one implementation.
                 slow = (
                     arch in BIG
                     or (large_image and (arch, *size) != ('sam2_tiny', 800, 1344))
-                    or ('base_plus' in arch and not peer.name.startswith('timm'))
+                    or ((large_image or 'base_plus' in arch) and not peer.name.startswith('timm'))
                 )
                 marks = [pytest.mark.slow] if slow else []
                 name = f'{peer.name}-{arch}-{size[0]}x{size[1]}'

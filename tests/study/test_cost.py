@@ -14,12 +14,12 @@ def test_the_exponent_of_a_power_is_found(power):
 
 @pytest.mark.parametrize('train', [False, True])
 def test_everything_is_measured_once_and_written(tmp_path, monkeypatch, train):
-    small = Setting(sides=(64, 768), repeats=1, threads=1, train=train)
+    small = Setting(sides=(64, 448), repeats=1, threads=1, train=train)
     monkeypatch.setattr(cost, 'LAYOUTS', {'windows alone': cost.LAYOUTS['windows alone']})
     file = tmp_path / 'costs.jsonl'
     said = []
     costs = cost.measure_costs(small, Ledger(file, {}), lambda *what: said.append(what))
-    assert [(c.layout, c.side) for c in costs] == [(n, s) for n in cost.LAYOUTS for s in (64, 768)]
+    assert [(c.layout, c.side) for c in costs] == [(n, s) for n in cost.LAYOUTS for s in (64, 448)]
     assert all(c.seconds > 0 and c.spread == 0 for c in costs)
     assert 0 < costs[0].memory < costs[1].memory / 2
     assert [done for _, done, _ in said] == [1, 2]
