@@ -276,11 +276,11 @@ def _weight_gradient(
     A convolution whose weight picks out one tap of one channel after the other returns what the
     taps read. The gradient is the product of that with the gradient of the output.
     """
+    grad_output, input, offset = widen(grad_output, input, offset)
     *steps, groups, shift_groups = geometry
     channels, taps = input.size(1), shape[2:].numel()
     pick = torch.eye(taps, dtype=input.dtype, device=input.device)
     pick = pick.view(taps, 1, *shape[2:]).repeat(channels, 1, 1, 1)
-    (grad_output,) = widen(grad_output)
     gradient = grad_output.new_zeros(groups, shape[0] // groups, channels // groups * taps)
     for one, its_offset, its_grad in zip(input.split(1), offset.split(1), grad_output, strict=True):
         read = _forward(one, pick, its_offset, None, None, (*steps, channels, shift_groups))
