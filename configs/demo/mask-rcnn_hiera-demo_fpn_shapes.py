@@ -109,8 +109,8 @@ val_evaluator = dict(
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 40 iterations, then falls along a cosine.
-max_iters = 960
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=480)
+max_iters = 1120
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=560)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
