@@ -83,8 +83,8 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # Schedule: the rate rises for 30 iterations, then falls along a cosine.
-max_iters = 720
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=360)
+max_iters = 900
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=450)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
