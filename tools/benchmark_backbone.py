@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.bench.backbones.contestants import CONTESTANTS, OURS
-from hiera_mm.bench.backbones.measuring import measure
-from hiera_mm.bench.backbones.plot import draw_times
-from hiera_mm.bench.backbones.report import cell_text, describe, facts, legend, write_csv
-from hiera_mm.bench.backbones.setting import DTYPES, Setting
+from benchmarks.backbones.contestants import CONTESTANTS, OURS
+from benchmarks.backbones.measuring import measure
+from benchmarks.backbones.plot import draw_times
+from benchmarks.backbones.report import cell_text, describe, facts, legend, write_csv
+from benchmarks.backbones.setting import DTYPES, Setting
+from benchmarks.kit.ledger import Ledger
 from hiera_mm.cost.sizes import parse_size
 from hiera_mm.errors import run_tool
-from hiera_mm.ledger import Ledger
 from hiera_mm.network import VARIANTS
 
 SIZES = ([224], [512], [1024])

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.bench.detectors.measuring import Setting, measure, read_all
-from hiera_mm.bench.detectors.report import describe, draw_results, results_table, write_csv
+from benchmarks.detectors.measuring import Setting, measure, read_all
+from benchmarks.detectors.report import describe, draw_results, results_table, write_csv
 from hiera_mm.cost.measure import DTYPES
 from hiera_mm.cost.sizes import parse_size
 from hiera_mm.engine.paths import make_folder

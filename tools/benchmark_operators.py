@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import hiera_mm  # noqa: F401  it supplies mmcv's operators
-from hiera_mm.bench.operators.measuring import (
+from benchmarks.operators.measuring import (
     Setting,
     all_cases,
     chosen,
     compiled_functions,
     measure,
 )
-from hiera_mm.bench.operators.report import describe, results_table, write_csv
+from benchmarks.operators.report import describe, results_table, write_csv
 from hiera_mm.engine.paths import make_folder
 from hiera_mm.errors import run_tool
 

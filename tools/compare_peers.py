@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+from benchmarks.peers.compare import table
 from hiera_mm.errors import run_tool
 from hiera_mm.network import VARIANTS
-from hiera_mm.peers.compare import table
 
 
 def main() -> int:

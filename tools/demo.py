@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from hiera_mm.demo import run_demo
+from demo import run_demo
 from hiera_mm.engine import run_tool
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hiera_mm.data import make_shapes
+from demo.shapes import make_shapes
 
 
 def main() -> None:

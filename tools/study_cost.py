@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+from benchmarks.kit.ledger import Ledger
+from benchmarks.study import cost
 from hiera_mm.errors import run_tool
-from hiera_mm.ledger import Ledger
-from hiera_mm.study import cost
 
 
 def main() -> None:

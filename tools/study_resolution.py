@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+from benchmarks.kit.ledger import Ledger
+from benchmarks.study.pictures import TRAINED_WITH, draw_embeddings, draw_features
+from benchmarks.study.report import draw_results, results_table
+from benchmarks.study.resolution import Setting, Training, run_study, setting_record
 from hiera_mm.errors import run_tool
-from hiera_mm.ledger import Ledger
-from hiera_mm.study.pictures import TRAINED_WITH, draw_embeddings, draw_features
-from hiera_mm.study.report import draw_results, results_table
-from hiera_mm.study.resolution import Setting, Training, run_study, setting_record
 
 
 def main() -> None:

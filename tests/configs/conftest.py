@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from hiera_mm.data import SEG_CLASSES, THING_CLASSES, make_shapes
+from demo.shapes import SEG_CLASSES, THING_CLASSES, make_shapes
 
 
 @pytest.fixture(scope='session')

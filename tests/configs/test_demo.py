@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from hiera_mm.data import SEG_CLASSES, THING_CLASSES
+from demo.shapes import SEG_CLASSES, THING_CLASSES
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'demo').rglob('*.py'))

@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from hiera_mm.data import THING_CLASSES
+from demo.shapes import THING_CLASSES
 from hiera_mm.engine import DataError
 from hiera_mm.engine.config import walk
 from hiera_mm.engine.data_checks import check_data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from hiera_mm.demo.tasks import DETECTOR, SEGMENTER
+from demo.tasks import DETECTOR, SEGMENTER
 
 
 class Tools:

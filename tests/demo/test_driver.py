@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hiera_mm.data import make_shapes
-from hiera_mm.demo import driver, run_demo
+from demo import driver, run_demo
+from demo.shapes import make_shapes
 
 ROOT = Path(__file__).parents[2]
 PICTURES = {

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from hiera_mm.demo.figures import draw_curves, draw_detections, draw_segmentations
-from hiera_mm.demo.history import History
-from hiera_mm.demo.samples import DetectionSample, Instance, SegmentationSample
-from hiera_mm.demo.tasks import DETECTOR, SEGMENTER
+from demo.figures import draw_curves, draw_detections, draw_segmentations
+from demo.history import History
+from demo.samples import DetectionSample, Instance, SegmentationSample
+from demo.tasks import DETECTOR, SEGMENTER
 
 CLASSES = ('disc', 'box')
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hiera_mm.demo.history import evaluation_progress, read_history
+from demo.history import evaluation_progress, read_history
 
 
 @pytest.fixture

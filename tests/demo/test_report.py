@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from hiera_mm.demo.report import Result, results_table
-from hiera_mm.demo.tasks import DETECTOR, SEGMENTER
+from demo.report import Result, results_table
+from demo.tasks import DETECTOR, SEGMENTER
 
 
 def detector(box: float, mask: float) -> Result:

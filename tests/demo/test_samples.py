@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from hiera_mm.data import SEG_CLASSES, THING_CLASSES, make_shapes
-from hiera_mm.demo.samples import read_detections, read_segmentations
+from demo.samples import read_detections, read_segmentations
+from demo.shapes import SEG_CLASSES, THING_CLASSES, make_shapes
 
 
 @pytest.fixture(scope='module')

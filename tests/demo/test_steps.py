@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hiera_mm.demo import steps
-from hiera_mm.demo.steps import DemoError, run_command, sole_run
+from demo import steps
+from demo.steps import DemoError, run_command, sole_run
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_command_does_not_outlive_a_killed_demo(script, tmp_path):
     )
     code = (
         'from pathlib import Path; from rich.console import Console\n'
-        'from hiera_mm.demo.steps import run_command\n'
+        'from demo.steps import run_command\n'
         f'run_command([{str(file)!r}], Path({str(tmp_path / "log")!r}), str, console=Console())'
     )
     demo = subprocess.Popen([sys.executable, '-c', code])

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from hiera_mm.demo.history import History
-from hiera_mm.demo.steps import DemoError
-from hiera_mm.demo.tasks import DETECTOR, SEGMENTER
-from hiera_mm.demo.training import Progress, Training
+from demo.history import History
+from demo.steps import DemoError
+from demo.tasks import DETECTOR, SEGMENTER
+from demo.training import Progress, Training
 
 
 @pytest.fixture

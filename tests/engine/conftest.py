@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
-from hiera_mm.data import ShapesPaths, make_shapes
+from demo.shapes import ShapesPaths, make_shapes
 from hiera_mm.engine import coco_checks, config, fit, options, processes, train
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

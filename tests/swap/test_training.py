@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mmdet.datasets import CocoDataset
 
-from hiera_mm.data import make_shapes
+from demo.shapes import make_shapes
 from hiera_mm.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
-from hiera_mm.data import make_shapes
+from demo.shapes import make_shapes
 
 CONFIG = """
 _base_ = ['{base}']

@@ -1,0 +1,1 @@
+"""What every benchmark needs: rounds, memory, threads, tables, a ledger."""

@@ -1,0 +1,124 @@
+"""The memory that a pass needs, beside weights and images."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hiera_mm.errors import UserError
+
+CLEAR_PEAK = Path('/proc/self/clear_refs')
+MIB = 2**20
+_MMAP_THRESHOLD = -3  # what glibc's mallopt calls it
+_LARGE = 2**17  # bytes
+
+
+def check_memory(kind: str) -> None:
+    """Make sure that memory can be measured on a kind of device.
+
+    Args:
+        kind: ``'cpu'`` or ``'cuda'``.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    if kind == 'cpu' and not CLEAR_PEAK.exists():
+        raise UserError('memory on a CPU can be measured on Linux only')
+
+
+def memory_in_use(device: str | torch.device) -> int:
+    """Return the bytes in use: of tensors on a GPU, of the whole process on a CPU."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.memory_allocated(device)
+    return _status('VmRSS')
+
+
+def peak_memory(
+    run: Callable[[], object], device: str | torch.device, before: int | None = None
+) -> int:
+    """Return the bytes that `run` needs at its peak beyond what was in use before it.
+
+    On a CPU it takes a process that did little else: freed memory that an older one still holds is
+    used again without a trace.
+
+    Args:
+        run: The work.
+        device: Where it works.
+        before: The bytes in use before; None for those in use now.
+    """
+    if torch.device(device).type == 'cuda':
+        before = memory_in_use(device) if before is None else before
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    # Linux forgets the peak so far when asked to, and counts from the present use.
+    CLEAR_PEAK.write_text('5')
+    before = memory_in_use(device) if before is None else before
+    run()
+    return _status('VmHWM') - before
+
+
+def memory_of_pass(
+    run: Callable[[], object], device: str | torch.device, *, count_kept: bool = True
+) -> int:
+    """Return the bytes that a pass needs at its peak, the first pass having been made before.
+
+    Args:
+        run: The pass, of a model that has not run yet.
+        device: Where it works.
+        count_kept: Whether what the first pass leaves behind counts: caches that a model keeps are
+            memory that it needs. What a compiler leaves behind is not.
+    """
+    use_libraries(device)
+    release_unused(device)
+    before = memory_in_use(device)
+    run()
+    release_unused(device)
+    return peak_memory(run, device, before if count_kept else None)
+
+
+def give_pages_back() -> None:
+    """Let every large tensor have pages of its own, which it gives back when it dies.
+
+    The C library otherwise keeps what was freed for later, more or less of it as it happens: the
+    peak of the same pass then differs by a fifth from one process to the next.
+    """
+    with suppress(AttributeError, OSError):  # a C library that is not glibc
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def release_unused(device: str | torch.device) -> None:
+    """Give back what is free but still held."""
+    gc.collect()
+    if torch.device(device).type == 'cuda':
+        torch.cuda.empty_cache()
+        return
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def use_libraries(device: str | torch.device) -> None:
+    """Use once what torch loads and sets up at the first use, so that it counts for no model."""
+    small = nn.Sequential(
+        nn.Conv2d(3, 16, 7, stride=4, padding=3),
+        nn.Flatten(2),
+        nn.Linear(64, 64),
+        nn.LayerNorm(64),
+        nn.GELU(),
+    ).to(device)
+    tokens = small(torch.rand(1, 3, 32, 32, device=device))[:, None]
+    F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
+
+
+def _status(key: str) -> int:
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{key}:'):
+            return int(line.split()[1]) * 1024
+    raise OSError(f'/proc/self/status has no {key}')

@@ -1,0 +1,9 @@
+"""Other projects' Hieras, built with random weights to compare ours with.
+
+Only tests, proofs and benchmarks need this; the packages come with the ``test`` extra, but for
+``sam2``, which is optional.
+"""
+
+from benchmarks.peers.registry import PEERS, Peer, randomise
+
+__all__ = ['PEERS', 'Peer', 'randomise']

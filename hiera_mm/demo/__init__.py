@@ -1,8 +1,0 @@
-"""The demo: a detector and a segmenter with Hiera inside, from nothing to pictures."""
-
-from __future__ import annotations
-
-from .driver import run_demo
-from .steps import DemoError
-
-__all__ = ['DemoError', 'run_demo']

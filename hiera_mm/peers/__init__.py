@@ -1,9 +1,0 @@
-"""Other projects' Hieras, built with random weights to compare ours with.
-
-Only tests, proofs and benchmarks need this; the packages come with the ``test`` extra, but for
-``sam2``, which is optional.
-"""
-
-from .registry import PEERS, Peer, randomise
-
-__all__ = ['PEERS', 'Peer', 'randomise']
