@@ -23,7 +23,7 @@ import torch
 from mmengine.utils import ProgressBar
 
 from benchmarks.kit.ledger import Ledger
-from hiera_mm.doctor.facts import installed_versions
+from hiera_mm.doctor import installed_versions
 from hiera_mm.engine.paths import make_folder
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap.find import TOOLBOXES, configs_in, owners, shipped

@@ -22,8 +22,8 @@ from hiera_mm import ops
 from hiera_mm.engine.devices import check_device
 from hiera_mm.errors import UserError
 from hiera_mm.network.names import nearest
+from hiera_mm.ops import EXTENSION
 from hiera_mm.ops.kernels import KERNELS
-from hiera_mm.ops.standin import EXTENSION
 
 OURS, COMPILED = 'ours', 'compiled'
 LEAST_SECONDS = 0.01  # that a timed work takes; shorter calls are repeated

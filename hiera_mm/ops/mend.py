@@ -23,28 +23,26 @@ from importlib.util import resolve_name
 from types import ModuleType
 from typing import Any, NamedTuple
 
+TOOLBOXES = {
+    'mmcv', 'mmaction', 'mmagic', 'mmdet', 'mmdet3d', 'mmocr', 'mmpose', 'mmpretrain', 'mmrazor',
+    'mmrotate', 'mmseg', 'mmselfsup', 'mmtrack', 'mmyolo',
+}  # fmt: skip
+"""The packages that are mended: mmcv and those that are built on it. No other is looked at."""
+
 _UNBOUND = object()
-_IMPORT_ERRORS = {'ImportError', 'ModuleNotFoundError', 'Exception'}
 
 
-class _Guard(NamedTuple):
-    """A guarded import that fell back when ``module`` was imported."""
+class Guard(NamedTuple):
+    """A guarded import that fell back when its module was imported."""
 
     module: ModuleType
     tree: ast.Module
     statement: ast.Try
 
     @property
-    def names(self) -> list[str]:
-        """The names its imports bind in the module."""
-        imports = [node for node in self.statement.body if isinstance(node, ast.ImportFrom)]
-        return [alias.asname or alias.name for node in imports for alias in node.names]
-
-    @property
-    def definitions(self) -> set[str]:
-        """The names that its handlers define as functions or classes."""
-        nodes = [node for handler in self.statement.handlers for node in handler.body]
-        return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    def imports(self) -> list[ast.ImportFrom]:
+        """What it tries to import."""
+        return [node for node in self.statement.body if isinstance(node, ast.ImportFrom)]
 
 
 def mend() -> None:
@@ -55,8 +53,13 @@ def mend() -> None:
     """
     if 'mmcv' not in sys.modules or 'mmcv.ops' in sys.modules:
         return  # nothing of mmcv was imported, or its operators were there in time
-    guards = [guard for module in _toolbox_modules() for guard in _fallbacks(module)]
-    orphans = _orphans()
+    modules = _toolbox_modules()
+    guards = [guard for module in modules.values() for guard in _fallbacks(module)]
+    orphans = [  # submodules whose package failed to import after them, the outermost first
+        name
+        for name in sorted(modules)
+        if '.' in name and name.rpartition('.')[0] not in sys.modules
+    ]
     if not guards and not orphans:
         return
     try:
@@ -72,48 +75,38 @@ def mend() -> None:
         _adopt(name)
 
 
-def _toolbox_modules() -> list[ModuleType]:
-    """The imported modules of mmcv and of the toolboxes, whose names all begin with mm."""
-    return [
-        module
+def _toolbox_modules() -> dict[str, ModuleType]:
+    """The imported modules of mmcv and of the toolboxes, by their names."""
+    return {
+        name: module
         for name, module in sys.modules.items()
-        if name.startswith('mm') and isinstance(module, ModuleType)
-    ]
+        if _is_toolbox(name) and isinstance(module, ModuleType)
+    }
 
 
-def _fallbacks(module: ModuleType) -> Iterator[_Guard]:
+def _is_toolbox(name: str) -> bool:
+    return name.partition('.')[0] in TOOLBOXES
+
+
+def _fallbacks(module: ModuleType) -> Iterator[Guard]:
     """Yield the guarded imports at the top of a module that did not succeed."""
-    loader = getattr(module.__spec__, 'loader', None)
-    get_source = getattr(loader, 'get_source', None)
+    get_source = getattr(module.__spec__.loader, 'get_source', None)
     source = get_source(module.__name__) if get_source else None
     if not source or 'except' not in source:
         return
     tree = ast.parse(source)
     for node in tree.body:
-        if (
-            isinstance(node, ast.Try)
-            and any(_catches_import_error(handler) for handler in node.handlers)
-            and any(
-                isinstance(statement, ast.ImportFrom) and _fell_back(statement, module)
-                for statement in node.body
-            )
-        ):
-            yield _Guard(module, tree, node)
-
-
-def _catches_import_error(handler: ast.ExceptHandler) -> bool:
-    if handler.type is None:
-        return True
-    return any(
-        isinstance(node, ast.Name) and node.id in _IMPORT_ERRORS for node in ast.walk(handler.type)
-    )
+        if isinstance(node, ast.Try):
+            guard = Guard(module, tree, node)
+            if any(_fell_back(statement, module) for statement in guard.imports):
+                yield guard
 
 
 def _fell_back(statement: ast.ImportFrom, module: ModuleType) -> bool:
     """Whether ``from mm... import ...`` left the module with other objects than those named."""
     target = '.' * statement.level + (statement.module or '')
     target = resolve_name(target, module.__package__)
-    if not target.startswith('mm'):
+    if not _is_toolbox(target):
         return False
     origin = sys.modules.get(target)
     return origin is None or any(
@@ -123,30 +116,30 @@ def _fell_back(statement: ast.ImportFrom, module: ModuleType) -> bool:
     )
 
 
-def _retry(guard: _Guard) -> bool:
+def _retry(guard: Guard) -> bool:
     """Run the guarded statements again; True if they succeed this time."""
-    module = guard.module
-    before = {name: getattr(module, name, _UNBOUND) for name in guard.names}
-    code = ast.Module(body=[*guard.statement.body, *guard.statement.orelse], type_ignores=[])
+    module, statement = guard.module, guard.statement
+    names = [alias.asname or alias.name for node in guard.imports for alias in node.names]
+    before = {name: vars(module)[name] for name in names if name in vars(module)}
+    code = ast.Module(body=[*statement.body, *statement.orelse], type_ignores=[])
     try:
         exec(compile(code, module.__file__, 'exec'), vars(module))
     except ImportError:
         return False  # needs something else that is not installed
+    defined = {getattr(node, 'name', None) for each in statement.handlers for node in each.body}
     for name, old in before.items():
         new = getattr(module, name)
-        if old is not new and old is not _UNBOUND:
+        if new is not old:
             _replace_in_bases(guard, name, old, new)
-            if name in guard.definitions:
+            if name in defined:  # not None and not another class, which may stand elsewhere too
                 _replace_everywhere(old, new)
     return True
 
 
-def _replace_in_bases(guard: _Guard, name: str, old: Any, new: Any) -> None:
+def _replace_in_bases(guard: Guard, name: str, old: Any, new: Any) -> None:
     """Give classes written as ``class X(name)`` the new base."""
     for node in guard.tree.body:
-        if isinstance(node, ast.ClassDef) and any(
-            isinstance(base, ast.Name) and base.id == name for base in node.bases
-        ):
+        if isinstance(node, ast.ClassDef) and name in {ast.unparse(base) for base in node.bases}:
             cls = getattr(guard.module, node.name)
             try:
                 cls.__bases__ = tuple(new if base is old else base for base in cls.__bases__)
@@ -159,18 +152,10 @@ def _replace_in_bases(guard: _Guard, name: str, old: Any, new: Any) -> None:
 
 def _replace_everywhere(old: Any, new: Any) -> None:
     """Replace a fallback that other toolbox modules imported from its module."""
-    for module in _toolbox_modules():
+    for module in _toolbox_modules().values():
         for name, value in list(vars(module).items()):
             if value is old:
                 setattr(module, name, new)
-
-
-def _orphans() -> list[str]:
-    """Submodules whose package failed to import after them, outermost first."""
-    names = [module.__name__ for module in _toolbox_modules()]
-    return sorted(
-        name for name in names if '.' in name and name.rpartition('.')[0] not in sys.modules
-    )
 
 
 def _adopt(name: str) -> None:

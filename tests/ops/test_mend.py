@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hiera_mm import ops
-from hiera_mm.ops.standin import Finder
+from hiera_mm.ops import Finder
 
-# A small mmcv and a toolbox with every kind of damage that too early an import does.
+# A small mmcv, and a toolbox, named like a real one, with every kind of damage that too early an
+# import does. The last module is a user's own.
 FILES = {
     'mmcv/__init__.py': '',
     'mmcv/ops/__init__.py': """
@@ -20,8 +21,8 @@ FILES = {
         nms = _ext.nms
         class PointHead: pass
     """,
-    'mmtoy/__init__.py': '',
-    'mmtoy/guarded.py': """
+    'mmpose/__init__.py': '',
+    'mmpose/guarded.py': """
         try:
             from mmcv.ops import nms
             has_nms = True
@@ -33,15 +34,15 @@ FILES = {
         except ImportError:
             anything = None
     """,
-    'mmtoy/optional.py': """
+    'mmpose/optional.py': """
         try:
             from mmcv.ops import PointHead as Head
         except ModuleNotFoundError:
             Head = None
     """,
-    'mmtoy/needs_a_package.py': 'import a_package_that_nobody_has\nanything = 1',
-    'mmtoy/reexports.py': 'from mmtoy.guarded import nms as suppress',
-    'mmtoy/heads.py': """
+    'mmpose/needs_a_package.py': 'import a_package_that_nobody_has\nanything = 1',
+    'mmpose/reexports.py': 'from mmpose.guarded import nms as suppress',
+    'mmpose/heads.py': """
         class Plain: pass
         try:
             from mmcv.ops import PointHead
@@ -50,22 +51,28 @@ FILES = {
         class Mask2FormerHead(PointHead): pass
         class Other(Plain): pass
     """,
-    'mmtoy/models/__init__.py': """
+    'mmpose/models/__init__.py': """
         from .early import early
         from .late import late
     """,
-    'mmtoy/models/early.py': 'def early(): pass',
-    'mmtoy/models/other.py': '',
-    'mmtoy/models/late.py': """
+    'mmpose/models/early.py': 'def early(): pass',
+    'mmpose/models/other.py': '',
+    'mmpose/models/late.py': """
         from . import other
         from mmcv.ops import nms as late
     """,
-    'mmtoy/stubborn.py': """
+    'mmpose/stubborn.py': """
         try:
             from mmcv.ops import PointHead
         except ImportError:
             PointHead = int
         class Counter(PointHead): pass
+    """,
+    'mmine.py': """
+        try:
+            from mmcv.ops import nms
+        except ImportError:
+            nms = None
     """,
 }
 
@@ -83,7 +90,7 @@ def toy(tmp_path, monkeypatch):
     others = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
     monkeypatch.setattr(sys, 'meta_path', others)
     importlib.import_module('mmcv')
-    yield lambda name: importlib.import_module(f'mmtoy.{name}')
+    yield lambda name: importlib.import_module(f'mmpose.{name}')
     for name in [name for name in sys.modules if name.startswith('mm')]:
         del sys.modules[name]
     sys.modules.update(saved)
@@ -118,7 +125,7 @@ def test_gives_classes_their_real_base(toy):
 def test_finishes_interrupted_packages(toy):
     with pytest.raises(ModuleNotFoundError, match='_ext'):
         toy('models')
-    early, other = sys.modules['mmtoy.models.early'], sys.modules['mmtoy.models.other']
+    early, other = sys.modules['mmpose.models.early'], sys.modules['mmpose.models.other']
     ops.install()
     models = toy('models')
     assert models.late is importlib.import_module('mmcv.ops').nms
@@ -126,14 +133,21 @@ def test_finishes_interrupted_packages(toy):
     assert models.early is early.early  # the package's own name, not the module of that name
 
 
+def test_changes_nothing_outside_the_toolboxes(toy):
+    toy('guarded')
+    own = importlib.import_module('mmine')
+    ops.install()
+    assert own.nms is None
+
+
 def test_says_what_to_import_first_when_a_class_cannot_be_mended(toy):
     toy('stubborn')
-    with pytest.raises(ImportError, match=r'mmtoy\.stubborn .* Counter .* import hiera_mm first'):
+    with pytest.raises(ImportError, match=r'mmpose\.stubborn .* Counter .* import hiera_mm first'):
         ops.install()
 
 
 def test_leaves_alone_what_needs_no_mending(toy):
-    importlib.import_module('mmtoy')
+    importlib.import_module('mmpose')
     ops.install()
     assert 'mmcv.ops' not in sys.modules
 
@@ -187,6 +201,7 @@ def tell_state(*names):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_real_toolboxes_end_in_the_same_state_in_either_order():
     first = tell_state()
     late = tell_state('mmdet.utils.large_image', 'mmseg.models', 'mmdet.models', 'mmdet.apis')

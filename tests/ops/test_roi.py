@@ -1,3 +1,6 @@
+"""RoIAlign and RoIPool beside loops written from their definitions."""
+
+import itertools
 import math
 
 import mmcv.ops
@@ -33,20 +36,18 @@ def plain_roi_align(features, rois, size, scale, sampling_ratio, pool_mode, alig
             extents = [max(extent, 1.0) for extent in extents]
         steps = [extent / bins for extent, bins in zip(extents, size, strict=True)]
         counts = [sampling_ratio or math.ceil(step) for step in steps]
-        for c in range(features.size(1)):
-            for i in range(size[0]):
-                for j in range(size[1]):
-                    samples = [
-                        bilinear(
-                            features[int(image), c],
-                            y1 + (i + (row + 0.5) / counts[0]) * steps[0],
-                            x1 + (j + (column + 0.5) / counts[1]) * steps[1],
-                        )
-                        for row in range(counts[0])
-                        for column in range(counts[1])
-                    ]
-                    samples = torch.stack(samples)
-                    output[k, c, i, j] = samples.max() if pool_mode == 'max' else samples.mean()
+        for c, i, j in itertools.product(*map(range, output.shape[1:])):
+            samples = torch.stack(
+                [
+                    bilinear(
+                        features[int(image), c],
+                        y1 + (i + (row + 0.5) / counts[0]) * steps[0],
+                        x1 + (j + (column + 0.5) / counts[1]) * steps[1],
+                    )
+                    for row, column in itertools.product(*map(range, counts))
+                ]
+            )
+            output[k, c, i, j] = samples.max() if pool_mode == 'max' else samples.mean()
     return output
 
 
@@ -56,15 +57,13 @@ def plain_roi_pool(features, rois, size, scale):
     height, width = features.shape[2:]
     for k, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = x1 * scale, y1 * scale, (x2 + 1) * scale, (y2 + 1) * scale
-        for i in range(size[0]):
-            for j in range(size[1]):
-                top = max(math.floor(y1 + i * (y2 - y1) / size[0]), 0)
-                bottom = min(math.ceil(y1 + (i + 1) * (y2 - y1) / size[0]), height)
-                left = max(math.floor(x1 + j * (x2 - x1) / size[1]), 0)
-                right = min(math.ceil(x1 + (j + 1) * (x2 - x1) / size[1]), width)
-                if top < bottom and left < right:
-                    window = features[int(image), :, top:bottom, left:right]
-                    output[k, :, i, j] = window.amax((1, 2))
+        for i, j in itertools.product(*map(range, size)):
+            top = max(math.floor(y1 + i * (y2 - y1) / size[0]), 0)
+            bottom = min(math.ceil(y1 + (i + 1) * (y2 - y1) / size[0]), height)
+            left = max(math.floor(x1 + j * (x2 - x1) / size[1]), 0)
+            right = min(math.ceil(x1 + (j + 1) * (x2 - x1) / size[1]), width)
+            if top < bottom and left < right:
+                output[k, :, i, j] = features[int(image), :, top:bottom, left:right].amax((1, 2))
     return output
 
 
@@ -114,18 +113,18 @@ def test_roi_pool_on_whole_pixels_is_that_of_torchvision(random_rois):
     torch.testing.assert_close(result, torchvision.ops.roi_pool(features, rois, 3, 1.0))
 
 
-@pytest.mark.parametrize('pool_mode', ['avg', 'max'])
-def test_roi_align_of_no_regions(pool_mode):
+@pytest.mark.parametrize(
+    'layer',
+    [
+        mmcv.ops.RoIAlign((2, 3)),
+        mmcv.ops.RoIAlign((2, 3), pool_mode='max'),
+        mmcv.ops.RoIPool((2, 3)),
+    ],
+    ids=['align', 'align-max', 'pool'],
+)
+def test_no_regions_are_no_trouble(layer):
     features = torch.randn(SHAPE, requires_grad=True)
-    result = mmcv.ops.roi_align(features, torch.zeros(0, 5), (2, 3), 1.0, 0, pool_mode)
-    assert result.shape == (0, 3, 2, 3)
-    result.sum().backward()
-    assert features.grad.abs().sum() == 0
-
-
-def test_roi_pool_of_no_regions():
-    features = torch.randn(SHAPE, requires_grad=True)
-    result = mmcv.ops.roi_pool(features, torch.zeros(0, 5), (2, 3))
+    result = layer(features, torch.zeros(0, 5))
     assert result.shape == (0, 3, 2, 3)
     result.sum().backward()
     assert features.grad.abs().sum() == 0

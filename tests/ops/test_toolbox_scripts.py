@@ -123,34 +123,33 @@ def run(*command):
 
 
 def train(toolbox, config, data, folder):
-    """Train for one iteration with the toolbox's own script; return config and weights."""
+    """Train for one iteration with the toolbox's own script; return the weights."""
     path = folder / f'{toolbox}.py'
     path.write_text(COMMON + config.replace('{data}', str(data)))
     script = Path(find_spec(toolbox).origin).parent / '.mim' / 'tools' / 'train.py'
     run(script, path, '--work-dir', folder / 'work')
-    state = read_checkpoint(folder / 'work' / 'epoch_1.pth')
-    weights = folder / 'weights.pth'
-    torch.save({'state_dict': state['state_dict']}, weights)
-    return script, path, weights
+    return read_checkpoint(folder / 'work' / 'epoch_1.pth')['state_dict']
 
 
-def test_mmdet_trains_and_tests_a_hiera_detector(data, tmp_path):
-    script, config, weights = train('mmdet', DETECTOR, data, tmp_path)
-    state = torch.load(weights)['state_dict']
+def test_mmdet_trains_a_hiera_detector(data, tmp_path):
+    state = train('mmdet', DETECTOR, data, tmp_path)
     assert state['backbone.patch_embed.proj.weight'].shape == (8, 3, 7, 7)
+
+
+@pytest.mark.slow
+def test_mmdet_tests_a_hiera_detector(data, tmp_path):
     # This script asks for operators before it reads the config, hence the launcher.
-    test = script.with_name('test.py')
-    output = run(
-        '-m', 'hiera_mm.ops', test, config, weights, '--work-dir', tmp_path / 'work',
-        '--cfg-options', 'log_level=INFO',
-    )  # fmt: skip
-    assert 'bbox_mAP' in output
+    script = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'test.py'
+    config, weights = tmp_path / 'mmdet.py', tmp_path / 'weights.pth'
+    config.write_text(COMMON + DETECTOR.replace('{data}', str(data)))
+    torch.save({'state_dict': {}}, weights)
+    options = ('--work-dir', tmp_path / 'work', '--cfg-options', 'log_level=INFO')
+    assert 'bbox_mAP' in run('-m', 'hiera_mm.ops', script, config, weights, *options)
 
 
+@pytest.mark.slow
 def test_mmseg_trains_a_hiera_segmenter(data, tmp_path):
-    _, _, weights = train('mmseg', SEGMENTER, data, tmp_path)
-    state = torch.load(weights)['state_dict']
-    assert 'decode_head.cca.gamma.scale' in state
+    assert 'decode_head.cca.gamma.scale' in train('mmseg', SEGMENTER, data, tmp_path)
 
 
 @pytest.mark.parametrize(

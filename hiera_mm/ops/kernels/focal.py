@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .precision import widen
+from .common import kernel, widen
 
 
+@kernel
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -36,6 +37,7 @@ def sigmoid_focal_loss_forward(
     output.copy_(_weighted(loss, is_class, weight))
 
 
+@kernel
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -64,6 +66,7 @@ def _weighted(losses: Tensor, is_class: Tensor, weight: Tensor) -> Tensor:
     return losses * per_sample
 
 
+@kernel
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -81,6 +84,7 @@ def softmax_focal_loss_forward(
     output.copy_(-factor * wrong**gamma * right.log())
 
 
+@kernel
 def softmax_focal_loss_backward(
     input: Tensor,
     target: Tensor,

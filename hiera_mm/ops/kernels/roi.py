@@ -12,11 +12,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from .precision import widen
+from .common import kernel, widen
 
 _MAXIMUM = 0  # mmcv's number for the pooling mode; 1 is the average
 
 
+@kernel
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -65,6 +66,7 @@ def roi_align_forward(
         argmax_x[group] = (position % columns).to(argmax_x.dtype)
 
 
+@kernel
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,
@@ -127,6 +129,7 @@ def _same_grids(
             yield (grids == grids.new_tensor([columns, rows])).all(1).nonzero()[:, 0], rows, columns
 
 
+@kernel
 def roi_pool_forward(
     input: Tensor,
     rois: Tensor,
@@ -189,6 +192,7 @@ def _bin_edges(
     return first.clamp(0, limit).long(), last.clamp(0, limit).long()
 
 
+@kernel
 def roi_pool_backward(
     grad_output: Tensor,
     rois: Tensor,

@@ -1,0 +1,302 @@
+"""Deformable convolution and attention beside loops written from their definitions."""
+
+import itertools
+import math
+import subprocess
+import sys
+
+import mmcv.ops
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+SETTINGS = [
+    dict(stride=1, padding=1, dilation=1, groups=1, deform_groups=1),
+    dict(stride=(2, 1), padding=(0, 2), dilation=(1, 2), groups=2, deform_groups=1),
+    dict(stride=1, padding=1, dilation=1, groups=1, deform_groups=4),
+    dict(stride=2, padding=1, dilation=1, groups=4, deform_groups=2),
+]
+
+
+def operands(stride, padding, dilation, groups, deform_groups, batch=2, kernel=(3, 2), size=(5, 6)):
+    """Random input, offset, mask and weight in float64 that fit each other."""
+    features = torch.randn(batch, 4, *size, dtype=torch.float64)
+    weight = torch.randn(4, 4 // groups, *kernel, dtype=torch.float64)
+    height, width = F.conv2d(features, weight, None, stride, padding, dilation, groups).shape[2:]
+    samples = deform_groups * kernel[0] * kernel[1]
+    offset = torch.randn(batch, 2 * samples, height, width, dtype=torch.float64)
+    mask = torch.rand(batch, samples, height, width, dtype=torch.float64)
+    return features, offset, mask, weight
+
+
+def bilinear(planes, y, x):
+    """Values of planes (C, H, W) at a position, with zeros around them."""
+    value = planes.new_zeros(len(planes))
+    for row, column in itertools.product((0, 1), repeat=2):
+        row, column = math.floor(y) + row, math.floor(x) + column
+        if 0 <= row < planes.size(1) and 0 <= column < planes.size(2):
+            value += planes[:, row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+    return value
+
+
+def plain_deform_conv(
+    features, offset, mask, weight, stride, padding, dilation, groups, deform_groups
+):
+    """Modulated deformable convolution as it is defined, one output pixel at a time."""
+    (sy, sx), (py, px), (dy, dx) = (
+        (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
+    )
+    rows, columns = weight.shape[2:]
+    output = features.new_zeros(len(features), len(weight), *offset.shape[2:])
+    per_group = features.size(1) // deform_groups
+    for b, i, j in itertools.product(*map(range, (len(output), *output.shape[2:]))):
+        patch = features.new_zeros(features.size(1), rows, columns)
+        for g, row, column in itertools.product(range(deform_groups), range(rows), range(columns)):
+            sample = (g * rows + row) * columns + column
+            shift_y, shift_x = offset[b, 2 * sample : 2 * sample + 2, i, j].tolist()
+            channels = slice(g * per_group, (g + 1) * per_group)
+            y, x = i * sy - py + row * dy + shift_y, j * sx - px + column * dx + shift_x
+            value = bilinear(features[b, channels], y, x)
+            patch[channels, row, column] = value * mask[b, sample, i, j]
+        for c, kernel in enumerate(weight):
+            group = c * groups // len(weight)
+            width = kernel.size(0)
+            output[b, c, i, j] = (kernel * patch[group * width : (group + 1) * width]).sum()
+    return output
+
+
+@pytest.mark.parametrize('settings', SETTINGS)
+def test_deform_conv_follows_its_definition(device, settings):
+    features, offset, mask, weight = operands(**settings)
+    expected = plain_deform_conv(features, offset, torch.ones_like(mask), weight, **settings)
+    inputs = (tensor.to(device) for tensor in (features, offset, weight))
+    result = mmcv.ops.deform_conv2d(*inputs, *settings.values())
+    torch.testing.assert_close(result.cpu(), expected)
+
+    expected = plain_deform_conv(features, offset, mask, weight, **settings)
+    inputs = [tensor.to(device) for tensor in (features, offset, mask, weight)]
+    result = mmcv.ops.modulated_deform_conv2d(*inputs, None, *settings.values())
+    torch.testing.assert_close(result.cpu(), expected)
+    bias = torch.randn(4, dtype=torch.float64)
+    result = mmcv.ops.modulated_deform_conv2d(*inputs, bias.to(device), *settings.values())
+    torch.testing.assert_close(result.cpu(), expected + bias[:, None, None])
+
+
+@pytest.mark.parametrize('settings', SETTINGS)
+def test_deform_conv_gradients(device, settings):
+    tensors = [tensor.to(device) for tensor in operands(**settings, size=(3, 3))]
+    features, offset, mask, weight = (tensor.requires_grad_() for tensor in tensors)
+
+    def modulated(features, offset, mask, weight, bias=None):
+        return mmcv.ops.modulated_deform_conv2d(
+            features, offset, mask, weight, bias, *settings.values()
+        )
+
+    def plain(features, offset, weight):
+        return mmcv.ops.deform_conv2d(features, offset, weight, *settings.values())
+
+    assert torch.autograd.gradcheck(plain, (features, offset, weight))
+    inputs = tuple(tensor[:1].detach().requires_grad_() for tensor in (features, offset, mask))
+    assert torch.autograd.gradcheck(modulated, (*inputs, weight))
+    bias = torch.randn(4, dtype=torch.float64, device=device, requires_grad=True)
+    if settings is SETTINGS[0]:
+        assert torch.autograd.gradcheck(modulated, (*inputs, weight, bias))
+        frozen = features.detach(), offset.detach()
+        assert torch.autograd.gradcheck(lambda weight: plain(*frozen, weight), weight)
+
+
+def test_deform_conv_takes_a_batch_in_steps():
+    features, offset, _, weight = operands(**SETTINGS[0], batch=4)
+    at_once = mmcv.ops.deform_conv2d(features, offset, weight, 1, 1)
+    in_steps = mmcv.ops.deform_conv2d(features, offset, weight, 1, 1, 1, 1, 1, False, 2)
+    torch.testing.assert_close(in_steps, at_once)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'scale'), [(mmcv.ops.DeformConv2dPack, 1), (mmcv.ops.ModulatedDeformConv2dPack, 0.5)]
+)
+def test_fresh_layers_are_plain_convolutions(layer, scale):
+    layer = layer(4, 6, 3, stride=2, padding=1)  # starts with no shifts, and masks of 1/2
+    features = torch.randn(2, 4, 9, 7)
+    expected = F.conv2d(features, layer.weight, stride=2, padding=1) * scale
+    torch.testing.assert_close(layer(features), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures('stand_in_only')
+@pytest.mark.parametrize('layer', [mmcv.ops.DeformConv2dPack, mmcv.ops.ModulatedDeformConv2dPack])
+def test_layers_train_under_autocast(device, layer):
+    layer = layer(4, 6, 3, padding=1).to(device)
+    features = torch.randn(2, 4, 8, 8, device=device, requires_grad=True)
+    expected = layer(features)
+    with torch.autocast(device.type, torch.bfloat16):
+        result = layer(features)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), expected, rtol=0.05, atol=0.05)
+    result.float().square().sum().backward()
+    assert layer.weight.grad.isfinite().all()
+    assert layer.conv_offset.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('use_deform', [False, True])
+def test_switchable_atrous_convolution(use_deform):
+    layer = mmcv.ops.SAConv2d(4, 6, 3, padding=1, use_deform=use_deform)
+    features = torch.randn(2, 4, 9, 9, requires_grad=True)
+    result = layer(features)
+    # Starts with switch 1, so with the small dilation alone, no context and no shifts.
+    weight = layer._get_weight(layer.weight)
+    torch.testing.assert_close(result, F.conv2d(features, weight, padding=1), rtol=1e-4, atol=1e-5)
+    result.sum().backward()
+    assert features.grad.abs().sum() > 0
+    assert layer.switch.weight.grad.abs().sum() > 0
+
+
+def test_shifts_that_are_no_numbers_read_nothing():
+    """In a process of its own: where this fails, the process dies."""
+    code = """
+import torch, hiera_mm
+from mmcv.ops import deform_conv2d
+for value in ('nan', 'inf', '-inf'):
+    x, w = torch.ones(2, 4, 8, 8, requires_grad=True), torch.ones(4, 4, 3, 3, requires_grad=True)
+    offset = torch.full((2, 18, 8, 8), float(value))
+    offset[1] = 0
+    out = deform_conv2d(x, offset, w, 1, 1, 1, 1, 1)
+    out.sum().backward()
+    assert (out[0] == 0).all() and out[1].max() == 36, (value, out)
+    assert (x.grad[0] == 0).all() and x.grad[1].max() == 36, value
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_offsets_larger_than_the_output_are_read_from_their_beginning(device):
+    # What mmcv's kernels do, and what DyHead was trained with.
+    features, offset, mask, weight = operands(**SETTINGS[0])
+    size = offset.shape[-2:]
+    larger = [
+        torch.cat([maps.flatten(1), torch.randn(2, 3 * maps[0].numel(), dtype=maps.dtype)], dim=1)
+        .unflatten(1, (maps.size(1), 2 * size[0], 2 * size[1]))
+        .to(device)
+        .requires_grad_()
+        for maps in (offset, mask)
+    ]
+    features, weight = features.to(device), weight.to(device)
+    operator = mmcv.ops.modulated_deform_conv2d
+    found = operator(features, *larger, weight, None, 1, 1)
+    exact = [maps.to(device).requires_grad_() for maps in (offset, mask)]
+    expected = operator(features, *exact, weight, None, 1, 1)
+    torch.testing.assert_close(found, expected)
+    found.sin().sum().backward()
+    expected.sin().sum().backward()
+    for given, reference in zip(larger, exact, strict=True):
+        read = reference[0].numel()
+        gradient = given.grad.flatten(1)
+        torch.testing.assert_close(gradient[:, :read], reference.grad.flatten(1))
+        assert not gradient[:, read:].any()
+
+
+SHAPES = [(5, 7), (3, 4), (1, 2)]
+
+
+def attention_operands(channels=3, dtype=torch.float64):
+    """Random values, shapes, starts, locations (some outside the map) and weights."""
+    shapes = torch.tensor(SHAPES)
+    areas = shapes.prod(1)
+    value = torch.randn(2, int(areas.sum()), 2, channels, dtype=dtype)
+    locations = torch.rand(2, 4, 2, len(SHAPES), 2, 2, dtype=dtype) * 1.4 - 0.2
+    weights = torch.rand(2, 4, 2, len(SHAPES), 2, dtype=dtype)
+    return value, shapes, areas.cumsum(0) - areas, locations, weights
+
+
+def attend(*inputs):
+    return MultiScaleDeformableAttnFunction.apply(*inputs, 64)
+
+
+def plain_attention(value, shapes, starts, locations, weights):
+    """Multi-scale deformable attention as it is defined, one sample at a time."""
+    output = value.new_zeros(*weights.shape[:3], value.size(-1))
+    for index in torch.cartesian_prod(*map(torch.arange, weights.shape)).tolist():
+        b, q, head, level, point = index
+        height, width = SHAPES[level]
+        keys = value[b, starts[level] : starts[level] + height * width, head]
+        x, y = locations[b, q, head, level, point].tolist()
+        sample = bilinear(keys.T.unflatten(1, (height, width)), y * height - 0.5, x * width - 0.5)
+        output[b, q, head] += sample * weights[tuple(index)]
+    return output.flatten(2)
+
+
+def test_attention_follows_its_definition(device):
+    value, shapes, starts, locations, weights = inputs = attention_operands()
+    expected = plain_attention(*inputs)
+    torch.testing.assert_close(attend(*(x.to(device) for x in inputs)).cpu(), expected)
+    # Levels are read at their start, wherever that is.
+    padded = torch.cat([torch.full_like(value[:, :5], torch.nan), value], dim=1)
+    result = attend(*(x.to(device) for x in (padded, shapes, starts + 5, locations, weights)))
+    torch.testing.assert_close(result.cpu(), expected)
+
+
+def test_attention_gradients(device):
+    value, shapes, starts, locations, weights = (x.to(device) for x in attention_operands())
+    inputs = [x.requires_grad_() for x in (value, locations, weights)]
+    assert torch.autograd.gradcheck(
+        lambda value, locations, weights: attend(value, shapes, starts, locations, weights), inputs
+    )
+
+
+@pytest.mark.usefixtures('stand_in_only')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_attention_takes_half_precision(device, dtype):
+    value, shapes, starts, locations, weights = (x.to(device) for x in attention_operands())
+    value = value.to(dtype).requires_grad_()
+    result = attend(value, shapes, starts, locations, weights)
+    locations, weights = locations.to(dtype).float(), weights.to(dtype).float()
+    expected = attend(value.float(), shapes, starts, locations, weights)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected.to(dtype))
+    result.sum().backward()
+    assert value.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('batch_first', [False, True])
+def test_attention_layer_on_the_cpu_and_the_operator_agree(device, batch_first):
+    # The layer takes the operator on a GPU, and code of mmcv's own on the CPU.
+    value, shapes, starts, _, _ = attention_operands(channels=4, dtype=torch.float32)
+    layer = mmcv.ops.MultiScaleDeformableAttention(
+        8, num_heads=2, num_levels=3, num_points=2, dropout=0.0, batch_first=batch_first
+    )
+    torch.nn.init.normal_(layer.sampling_offsets.weight)
+    torch.nn.init.normal_(layer.attention_weights.weight)
+    query, value, points = torch.randn(2, 4, 8), value.flatten(2), torch.rand(2, 4, 3, 2)
+    tokens = [x.to(device) if batch_first else x.transpose(0, 1).to(device) for x in (query, value)]
+    result = layer.to(device)(
+        query=tokens[0],
+        value=tokens[1],
+        reference_points=points.to(device),
+        spatial_shapes=shapes.to(device),
+        level_start_index=starts.to(device),
+    )
+    layer = layer.cpu()
+    offsets = layer.sampling_offsets(query).view(2, 4, 2, 3, 2, 2)
+    weights = layer.attention_weights(query).view(2, 4, 2, 6).softmax(-1).view(2, 4, 2, 3, 2)
+    locations = points[:, :, None, :, None] + offsets / shapes.flip(1)[:, None]
+    value = layer.value_proj(value).unflatten(-1, (2, 4))
+    expected = layer.output_proj(attend(value, shapes, starts, locations, weights)) + query
+    torch.testing.assert_close(result.cpu(), expected if batch_first else expected.transpose(0, 1))
+
+
+def test_criss_cross_attention_follows_its_definition():
+    layer = mmcv.ops.CrissCrossAttention(16).double()
+    torch.nn.init.constant_(layer.gamma.scale, 0.7)
+    features = torch.randn(1, 16, 3, 4, dtype=torch.float64, requires_grad=True)
+    result = layer(features)
+    query, key, value = (
+        conv(features)[0] for conv in (layer.query_conv, layer.key_conv, layer.value_conv)
+    )
+    for y, x in itertools.product(range(3), range(4)):
+        cross = [(i, x) for i in range(3) if i != y] + [(y, j) for j in range(4)]
+        weights = torch.stack([query[:, y, x] @ key[:, i, j] for i, j in cross])
+        values = torch.stack([value[:, i, j] for i, j in cross])
+        expected = features[0, :, y, x] + 0.7 * weights.softmax(0) @ values
+        torch.testing.assert_close(result[0, :, y, x], expected)
+    result.sum().backward()
+    assert features.grad.abs().sum() > 0
