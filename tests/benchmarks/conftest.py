@@ -8,8 +8,8 @@ import pytest
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from benchmarks.backbones.contestants import CONTESTANTS, OURS, Contestant
+from benchmarks.kit import ceiling
 from benchmarks.peers import Peer
-from hiera_mm.bench import ceiling
 from hiera_mm.network import VARIANTS, Variant
 
 

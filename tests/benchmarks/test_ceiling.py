@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from benchmarks.kit import ceiling
 from benchmarks.kit.rounds import Times, measure_rounds
-from hiera_mm.bench import ceiling
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

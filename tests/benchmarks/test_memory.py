@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from hiera_mm.bench import memory
+from benchmarks.kit import memory
 from hiera_mm.errors import UserError
 
 MIB = memory.MIB

@@ -14,8 +14,8 @@ from benchmarks.backbones.passes import TRAINING_FACTOR, compiler_cache, prepare
 from benchmarks.backbones.peaks import measure_memory
 from benchmarks.backbones.results import Cell
 from benchmarks.backbones.setting import Setting
+from benchmarks.kit import ceiling
 from benchmarks.kit.ledger import Ledger
-from hiera_mm.bench import ceiling
 from hiera_mm.network import HieraTrunk
 
 QUICK = dict(rounds=2, threads=1, memory=False)
