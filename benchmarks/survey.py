@@ -24,7 +24,7 @@ from mmengine.utils import ProgressBar
 
 from benchmarks.kit.ledger import Ledger
 from hiera_mm.doctor import installed_versions
-from hiera_mm.engine.paths import make_folder
+from hiera_mm.engine.launch import make_folder
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap.find import TOOLBOXES, configs_in, owners, shipped
 from hiera_mm.swap.swapping import prepare, read

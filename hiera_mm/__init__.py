@@ -18,4 +18,4 @@ if 'hiera_mm.doctor' not in sys.orig_argv:
     ops.install()
 
     from hiera_mm import backbone  # noqa: F401
-    from hiera_mm.engine import layer_decay, sharding  # noqa: F401
+    from hiera_mm.engine import fsdp, optimizer  # noqa: F401

@@ -31,7 +31,7 @@ def listing(names: Sequence[object], limit: int = 8) -> str:
     return f'{text} and {rest} more' if rest > 0 else text
 
 
-def run_tool(main: Callable[[], int | None]) -> NoReturn:
+def run_tool(main: Callable[[], object]) -> NoReturn:
     """Run a tool's `main` and leave the process with its exit code.
 
     A `UserError` becomes one paragraph on stderr and exit code 2. Any other exception is a fault
@@ -39,10 +39,11 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     prints, as all of them find the same fault.
 
     Args:
-        main: The tool; returns its exit code, or None for 0.
+        main: The tool; a whole number that it returns is the exit code, all else means 0.
     """
     try:
-        code = main()
+        result = main()
+        code = result if isinstance(result, int) else None
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'\n{type(error).__name__}: {error}', file=sys.stderr)

@@ -13,7 +13,7 @@ from benchmarks.detectors.measuring import Setting, measure, read_all
 from benchmarks.detectors.report import describe, draw_results, results_table, write_csv
 from hiera_mm.cost.measure import DTYPES
 from hiera_mm.cost.sizes import parse_size
-from hiera_mm.engine.paths import make_folder
+from hiera_mm.engine.launch import make_folder
 from hiera_mm.errors import run_tool
 
 

@@ -15,7 +15,7 @@ from benchmarks.operators.measuring import (
     measure,
 )
 from benchmarks.operators.report import describe, results_table, write_csv
-from hiera_mm.engine.paths import make_folder
+from hiera_mm.engine.launch import make_folder
 from hiera_mm.errors import run_tool
 
 

@@ -13,7 +13,7 @@ from hiera_mm.cost.building import read
 from hiera_mm.cost.measure import DTYPES, Setting, measure
 from hiera_mm.cost.report import describe, parts_table, summary, write_csv
 from hiera_mm.cost.sizes import parse_size
-from hiera_mm.engine.paths import make_folder
+from hiera_mm.engine.launch import make_folder
 from hiera_mm.errors import run_tool
 
 

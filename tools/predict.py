@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.engine import predict, run_tool
-from hiera_mm.engine.command_line import make_parser
 
-
-def main() -> int:
-    """Parse the command line, draw, and report; 1 if an image could not be read."""
-    parser = make_parser(__doc__)
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of mmdet or mmseg')
     parser.add_argument('checkpoint', help='the trained weights')
     parser.add_argument('source', help='an image, or a folder of images')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the drawings')
@@ -22,13 +20,31 @@ def main() -> int:
         default=0.3,
         help='leave out detections with a lower score (%(default)s)',
     )
-    args = parser.parse_args()
-    found = predict(**vars(args))
-    print(f'\n{len(found.drawings)} drawings in {args.out}')
-    for path in found.unreadable:
-        print(f'Could not be read: {path}', file=sys.stderr)
-    return 1 if found.unreadable else 0
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b without blanks',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line and draw; the exit code is 1 if an image could not be read."""
+    args = vars(parse_args())
+
+    import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+    from hiera_mm.engine import predict, run_tool
+
+    def draw() -> int:
+        found = predict(**args)
+        print(f'\n{len(found.drawings)} drawings in {args["out"]}')
+        for path in found.unreadable:
+            print(f'Could not be read: {path}', file=sys.stderr)
+        return 1 if found.unreadable else 0
+
+    run_tool(draw)
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    main()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.engine import run_tool, train
-from hiera_mm.engine.command_line import add_run_arguments, make_parser, take_local_rank
-from hiera_mm.engine.options import TRACKERS
+import argparse
+import os
 
 
-def main() -> None:
-    """Parse the command line and train."""
-    parser = make_parser(__doc__)
-    add_run_arguments(parser)
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of mmdet, mmseg or another OpenMMLab toolbox')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_cfg.max_epochs=12; lists as key="[a,b]" '
+        'or key=a,b without blanks',
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
     parser.add_argument(
         '--amp-dtype',
@@ -32,7 +40,11 @@ def main() -> None:
         '--fsdp', action='store_true', help='shard model and optimiser over the processes'
     )
     parser.add_argument(
-        '--track', nargs='+', choices=TRACKERS, default=[], help='experiment trackers to write to'
+        '--track',
+        nargs='+',
+        choices=['tensorboard', 'wandb', 'mlflow'],
+        default=[],
+        help='experiment trackers to write to',
     )
     parser.add_argument(
         '--resume',
@@ -41,8 +53,27 @@ def main() -> None:
         metavar='CHECKPOINT',
         help='go on from a checkpoint; without a value, from the latest one in the work dir',
     )
-    train(**take_local_rank(parser.parse_args()))
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how several processes are started; see tools/dist_train.sh (%(default)s)',
+    )
+    # Older launchers pass it; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    args = vars(parse_args())
+    os.environ.setdefault('LOCAL_RANK', args.pop('local_rank'))
+
+    import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+    from hiera_mm.engine import run_tool, train
+
+    run_tool(lambda: train(**args))
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    main()

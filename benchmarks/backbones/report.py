@@ -14,7 +14,7 @@ from benchmarks.backbones.setting import Setting
 from benchmarks.kit.memory import MIB
 from benchmarks.kit.tables import markdown_table
 from hiera_mm.cost.report import GIGA, three_digits
-from hiera_mm.engine.devices import describe_device, processor
+from hiera_mm.engine.launch import describe_device, processor
 
 _COLUMNS = (
     ('difference', 'largest absolute difference of its features from ours: same weights, float64'),

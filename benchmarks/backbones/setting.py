@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.backbones.contestants import CONTESTANTS, OURS, installed
 from benchmarks.kit.memory import check_memory
-from hiera_mm.engine.devices import check_device
+from hiera_mm.engine.launch import check_device
 from hiera_mm.errors import UserError, listing
 from hiera_mm.network.names import did_you_mean
 

@@ -20,7 +20,7 @@ from benchmarks.kit.threads import on_threads
 from hiera_mm.cost.building import read
 from hiera_mm.cost.measure import DTYPES
 from hiera_mm.cost.sizes import Size
-from hiera_mm.engine.devices import check_device
+from hiera_mm.engine.launch import check_device
 from hiera_mm.errors import UserError
 
 

@@ -15,7 +15,7 @@ from benchmarks.kit.tables import markdown_table
 from hiera_mm import ops
 from hiera_mm.cost.parts import REST
 from hiera_mm.cost.report import three_digits
-from hiera_mm.engine.devices import describe_device
+from hiera_mm.engine.launch import describe_device
 from hiera_mm.swap.samples import BATCH
 
 SMALL = 0.01  # a part that is a smaller share of every config is drawn with the rest

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hiera_mm.engine.paths import make_folder
+from hiera_mm.engine.launch import make_folder
 from hiera_mm.errors import UserError
 
 

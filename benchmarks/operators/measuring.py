@@ -19,7 +19,7 @@ from benchmarks.operators.cases import Call, Case, Draw, Functions
 from benchmarks.operators.deformable_cases import deformable_cases
 from benchmarks.operators.map_cases import map_cases
 from hiera_mm import ops
-from hiera_mm.engine.devices import check_device
+from hiera_mm.engine.launch import check_device
 from hiera_mm.errors import UserError
 from hiera_mm.network.names import nearest
 from hiera_mm.ops import EXTENSION

@@ -15,7 +15,7 @@ from benchmarks.kit.tables import markdown_table
 from benchmarks.operators.cases import Functions
 from benchmarks.operators.measuring import Result, Setting
 from hiera_mm.cost.report import three_digits
-from hiera_mm.engine.devices import describe_device
+from hiera_mm.engine.launch import describe_device
 from hiera_mm.errors import listing
 from hiera_mm.ops.kernels import KERNELS
 

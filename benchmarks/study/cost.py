@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.memory import check_memory, peak_memory
-from hiera_mm.engine.devices import check_device, describe_device
+from hiera_mm.engine.launch import check_device, describe_device
 from hiera_mm.errors import UserError
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
 from hiera_mm.network.trunk import WINDOW_PIXELS

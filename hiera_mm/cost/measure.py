@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.config import as_list
-from ..engine.devices import check_device
+from ..engine.launch import check_device
 from ..errors import UserError
 from ..swap.samples import BATCH
 from ..swap.trial import in_scope

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import ops
-from ..engine.devices import describe_device
+from ..engine.launch import describe_device
 from ..swap.samples import BATCH
 from .measure import Cost, Part, Setting, Timing
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from ..errors import CheckpointError, ConfigError, DataError, UserError, run_tool
-from .predict import Predictions, predict
-from .runner import test, train
-from .safe_loading import make_loading_safe
 
 __all__ = [
     'CheckpointError',
@@ -19,3 +19,18 @@ __all__ = [
     'test',
     'train',
 ]
+
+_MODULES = {
+    'Predictions': 'inference',
+    'make_loading_safe': 'checkpoints',
+    'predict': 'inference',
+    'test': 'commands',
+    'train': 'commands',
+}
+
+
+def __getattr__(name: str) -> Any:
+    # `import hiera_mm` comes through here, and must not import runners, mmcv and cv2.
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_MODULES[name]}', __name__), name)

@@ -67,7 +67,7 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: object) -> OrderedDict[st
 
     Args:
         checkpoint: mmengine's checkpoint, or a bare state dict.
-        path: Where it comes from, for messages.
+        path: Where it comes from, for messages; as in all that follows.
 
     Returns:
         Tensors by name, without the ``module.`` of a distributed wrapper.
@@ -128,11 +128,6 @@ def fit(model: nn.Module, state: OrderedDict[str, Tensor]) -> Fit:
 def require_complete(model: nn.Module, checkpoint: Mapping[str, Any], path: object) -> None:
     """Make sure that a checkpoint fills the whole model, as testing and resuming need.
 
-    Args:
-        model: The model.
-        checkpoint: What `read_checkpoint` returned.
-        path: Where it comes from, for messages.
-
     Raises:
         CheckpointError: If any tensor of the model would stay as it is.
     """
@@ -162,7 +157,7 @@ def require_start(
     Args:
         model: The model, or the part of it, that is to start from the weights.
         state: Tensors by name.
-        path: Where they come from, for messages.
+        path: Where they come from.
         key: The place in the config that names the file.
 
     Raises:
@@ -189,9 +184,6 @@ def check_pretrained(model: nn.Module) -> None:
 
     mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. `Hiera`
     judges for itself; other modules with their own way of reading weights are left to it.
-
-    Args:
-        model: The model, not yet initialised.
 
     Raises:
         CheckpointError: If a file cannot be read, or fits next to nothing of its module.

@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
-from ..engine.processes import replace_sync_norms
+from ..engine.launch import replace_sync_norms
 from ..errors import ConfigError
 from .nested import copied
 from .trial import import_models, without_weights

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..backbone import Hiera
 from ..engine.config import walk
-from ..engine.processes import replace_sync_norms
+from ..engine.launch import replace_sync_norms
 from ..weights.families import OUTPUTS
 from .find import TOOLBOXES, configs_root
 from .nested import copied

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any
 
-from ..engine.paths import make_folder
+from ..engine.launch import make_folder
 from ..errors import ConfigError
 from .nested import Path
 

@@ -17,10 +17,9 @@ from mmengine.runner import Runner
 
 from demo.shapes import THING_CLASSES
 from hiera_mm.engine import DataError
-from hiera_mm.engine.config import walk
+from hiera_mm.engine.config import use_tta, walk
 from hiera_mm.engine.data_checks import check_data
-from hiera_mm.engine.options import use_tta
-from hiera_mm.engine.processes import replace_sync_norms
+from hiera_mm.engine.launch import replace_sync_norms
 from hiera_mm.network import VARIANTS
 from hiera_mm.network.variants import resolve_variant
 from hiera_mm.swap.trial import without_weights

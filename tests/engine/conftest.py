@@ -13,7 +13,7 @@ from mmengine.visualization import Visualizer
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from demo.shapes import ShapesPaths, make_shapes
-from hiera_mm.engine import coco_checks, config, fit, options, processes, train
+from hiera_mm.engine import checkpoints, config, data_checks, fit, launch, train
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TRAINED_ITERS = 1
@@ -114,6 +114,6 @@ def no_memory_of_other_runs() -> None:
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engine logs, which mmengine's own logger hides from pytest."""
     messages: list[str] = []
-    for module in (coco_checks, config, fit, options, processes):
+    for module in (checkpoints, config, data_checks, fit, launch):
         monkeypatch.setattr(module, 'print_log', lambda message, **_: messages.append(message))
     return messages

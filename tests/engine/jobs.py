@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 import hiera_mm  # noqa: F401  before the toolboxes
 from hiera_mm.engine import run_tool, train
-from hiera_mm.engine.runner import Runner
 
 
 @HOOKS.register_module()

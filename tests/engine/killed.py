@@ -21,7 +21,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 import hiera_mm  # noqa: F401  before the toolboxes
-from hiera_mm.engine import safe_saving, train
+from hiera_mm.engine import checkpoints, train
 
 importlib.import_module('mmseg.apis')
 SAVING = 'in the middle of a checkpoint'
@@ -58,7 +58,7 @@ def attempt(config: str, folder: Path, kill: float | str | None) -> float | None
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             if kill == SAVING:
-                safe_saving.os.fsync = die_halfway
+                checkpoints.os.fsync = die_halfway
             train(config, work_dir=str(folder), resume='auto')
             code = 0
         except Exception:

@@ -6,7 +6,7 @@ from torch import nn
 
 from hiera_mm.backbone import Hiera
 from hiera_mm.engine import ConfigError, train
-from hiera_mm.engine.compiling import compile_hiera
+from hiera_mm.engine.commands import compile_hiera
 from hiera_mm.weights.files import read_checkpoint
 
 

@@ -278,8 +278,13 @@ class Head(nn.Module):
         self.num_classes = num_classes
 
 
-def test_heads():
+def test_heads(logged):
     model = nn.ModuleDict(dict(rpn_head=Head(1), backbone=Head(1000), roi_head=Head(3)))
     check_heads(model, CLASSES)
-    with pytest.raises(ConfigError, match=r'model\.roi_head\.num_classes is 3\. Set num_classes=2'):
-        check_heads(model, CLASSES[:2])
+    assert not logged
+    check_heads(model, CLASSES[:2])
+    assert (
+        'model.roi_head.num_classes is 3. Set num_classes=2 there unless it is meant' in logged[0]
+    )
+    with pytest.raises(ConfigError, match=r'roi_head\.num_classes is 3\. Set num_classes=4'):
+        check_heads(model, [*CLASSES, 'star'])

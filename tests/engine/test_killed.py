@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiera_mm.engine.safe_saving import UNFINISHED
+from hiera_mm.engine.checkpoints import UNFINISHED
 from hiera_mm.weights.files import read_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from hiera_mm.engine import ConfigError, options, train
+from hiera_mm.engine import ConfigError, checkpoints, train
+from hiera_mm.engine import config as options
 from hiera_mm.weights.files import read_checkpoint
 
 
@@ -45,6 +46,7 @@ class TestFsdp:
         options.use_fsdp(cfg)
         assert cfg.runner_type == 'FlexibleRunner'
         assert cfg.strategy.type == 'HieraFSDPStrategy'
+        assert cfg.custom_imports['imports'] == ['hiera_mm']
         assert cfg.optim_wrapper.use_fsdp
 
     def test_once_is_enough(self, logged):
@@ -57,7 +59,8 @@ class TestFsdp:
         cfg = Config({'launcher': 'none', 'optim_wrapper': {}})
         options.use_fsdp(cfg)
         options.drop_fsdp(cfg)
-        assert cfg.to_dict() == {'launcher': 'none', 'optim_wrapper': {}}
+        assert 'strategy' not in cfg
+        assert 'runner_type' not in cfg
 
     def test_a_strategy_of_the_config_is_not_overridden(self):
         cfg = Config({'launcher': 'pytorch', 'strategy': {'type': 'DeepSpeedStrategy'}})
@@ -124,7 +127,7 @@ def test_auto_scale_lr():
 class TestResume:
     def test_nothing_there_keeps_the_start(self, tmp_path, logged):
         cfg = Config({'work_dir': str(tmp_path), 'load_from': 'start.pth', 'resume': False})
-        options.use_resume(cfg, 'auto')
+        checkpoints.use_resume(cfg, 'auto')
         assert cfg.load_from == 'start.pth'
         assert not cfg.resume
         assert 'starts anew' in logged[0]
@@ -132,13 +135,13 @@ class TestResume:
     def test_latest(self, tmp_path):
         torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'epoch_2.pth')
         cfg = Config({'work_dir': str(tmp_path), 'load_from': 'start.pth'})
-        options.use_resume(cfg, 'auto')
+        checkpoints.use_resume(cfg, 'auto')
         assert cfg.resume
         assert cfg.load_from == str(tmp_path / 'epoch_2.pth')
 
     def test_named(self, tmp_path):
         cfg = Config({'work_dir': str(tmp_path)})
-        options.use_resume(cfg, 'a.pth')
+        checkpoints.use_resume(cfg, 'a.pth')
         assert cfg.resume
         assert cfg.load_from == 'a.pth'
 
@@ -188,9 +191,3 @@ def test_tta_needs_settings_for_segmentation():
     assert cfg.model.type == 'SegTTAModel'
     assert cfg.model.module.type == 'M'
     assert cfg.test_dataloader.dataset.dataset.pipeline[0].type == 'TestTimeAug'
-
-
-def test_label_maps_of_every_evaluator():
-    cfg = Config({'test_evaluator': [{'type': 'IoUMetric'}, {'type': 'IoUMetric'}]})
-    options.save_label_maps(cfg, 'd')
-    assert [evaluator.output_dir for evaluator in cfg.test_evaluator] == ['d', 'd']

@@ -10,7 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from hiera_mm.engine import CheckpointError, train
-from hiera_mm.engine.safe_saving import UNFINISHED, make_saving_safe
+from hiera_mm.engine.checkpoints import UNFINISHED, make_saving_safe
 from hiera_mm.weights.files import read_checkpoint
 
 

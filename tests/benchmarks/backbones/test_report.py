@@ -13,7 +13,7 @@ from benchmarks.backbones.plot import draw_times
 from benchmarks.backbones.report import cell_text, describe, legend, write_csv
 from benchmarks.backbones.results import Cell, Result
 from benchmarks.backbones.setting import Setting
-from hiera_mm.engine import devices
+from hiera_mm.engine import launch
 
 MIB = 2**20
 
@@ -110,7 +110,7 @@ def test_csv(tmp_path):
 
 
 def test_where_it_was_measured(monkeypatch):
-    monkeypatch.setattr(devices, 'processor', lambda _: 'A Processor')
+    monkeypatch.setattr(launch, 'processor', lambda _: 'A Processor')
     known = dict(versions={'torch': '2.0', 'timm': '1.0'})
     monkeypatch.setattr(backbone_report, 'facts', lambda _: known)
     setting = Setting(peers=(), threads=1, rounds=3, warmups=0, batch=2)

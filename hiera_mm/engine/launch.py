@@ -1,9 +1,12 @@
-"""Several processes on machines without GPUs, which mmengine's own set-up does not foresee."""
+"""What a run needs of the machine: processes, devices, and folders to write to."""
 
 from __future__ import annotations
 
 import logging
 import os
+import platform
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +14,11 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ..errors import ConfigError
-from .config import walk
-from .options import shards
+from ..errors import ConfigError, UserError
+from .config import shards, walk
 
-_SYNC_NORMS = {'SyncBN': 'BN', 'MMSyncBN': 'BN'}
+_SYNC_NORMS = ('SyncBN', 'MMSyncBN')
+_CPU_FACTS = Path('/proc/cpuinfo')
 
 
 def prepare_processes(cfg: Config) -> None:
@@ -76,5 +79,76 @@ def replace_sync_norms(model: Any) -> int:
     """
     norms = [node for node in walk(model) if node.get('type') in _SYNC_NORMS]
     for norm in norms:
-        norm['type'] = _SYNC_NORMS[norm['type']]
+        norm['type'] = 'BN'
     return len(norms)
+
+
+def check_device(name: str) -> str:
+    """Make sure that time and memory can be measured on a device; return its kind.
+
+    Args:
+        name: As torch names devices.
+
+    Returns:
+        ``'cpu'`` or ``'cuda'``.
+
+    Raises:
+        UserError: If there is no such device, or it is of another kind.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise UserError(f'there is no device {name!r}; use cpu or cuda') from error
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise UserError('torch finds no CUDA device here; use the device cpu')
+    if kind not in ('cpu', 'cuda'):
+        raise UserError(f'time and memory can be measured on cpu and cuda, not on {kind}')
+    return kind
+
+
+def processor(name: str) -> str:
+    """Return the name of a GPU, or of the CPU.
+
+    Args:
+        name: Of the device, as torch names devices.
+    """
+    device = torch.device(name)
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    if _CPU_FACTS.exists():
+        for line in _CPU_FACTS.read_text(encoding='utf-8', errors='replace').splitlines():
+            key, _, value = line.partition(':')
+            if key.strip() == 'model name':
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_device(name: str, threads: int | None = None) -> str:
+    """Say in a few words what a device is, and on how many threads torch works on a CPU.
+
+    Args:
+        name: As torch names devices.
+        threads: How many; None for as many as it is set to.
+    """
+    if torch.device(name).type == 'cuda':
+        return processor(name)
+    threads = torch.get_num_threads() if threads is None else threads
+    return f'{threads} {"thread" if threads == 1 else "threads"} of {processor(name)}'
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder if need be, and make sure that files can be written into it.
+
+    Raises:
+        ConfigError: If it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'Cannot write to the folder {folder.absolute()}: {error.strerror}.'
+        ) from error
+    return folder

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import METRICS, RUNNERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
 
+from ..backbone import Hiera
 from ..errors import CheckpointError, ConfigError
-from . import options
-from .compiling import compile_hiera
-from .config import load_config
+from . import config as options
+from .checkpoints import make_loading_safe, make_saving_safe, use_resume
 from .data_checks import check_data, check_heads
-from .exact_loops import use_exact_loop
 from .fit import check_pretrained, require_complete, require_start, state_dict_of
-from .paths import make_folder
-from .processes import prepare_processes
-from .safe_loading import make_loading_safe
-from .safe_saving import make_saving_safe
+from .launch import make_folder, prepare_processes
+from .loops import use_exact_loop
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+_COMPILED_VERSIONS = 64  # of a block's code: kinds of blocks, in training and in evaluation
 _RESUME_NEEDS = ('meta', 'optimizer', 'message_hub')
 
 
@@ -41,7 +42,7 @@ def train(
     fsdp: bool = False,
     resume: str | None = None,
     track: Sequence[str] = (),
-    cfg_options: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     launcher: str = 'none',
 ) -> Runner:
     """Train the model of a config; everything that can be checked is checked first.
@@ -57,8 +58,8 @@ def train(
         fsdp: Whether to shard model and optimiser over the processes.
         resume: Checkpoint to go on from, or ``'auto'`` for the latest one in the work dir.
         track: Experiment trackers to write to, by their names in
-            :data:`hiera_mm.engine.options.TRACKERS`.
-        cfg_options: Values of the config to override, by dotted key.
+            :data:`hiera_mm.engine.config.TRACKERS`.
+        cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
         launcher: How the processes were started.
 
     Returns:
@@ -71,7 +72,7 @@ def train(
     """
     make_loading_safe()
     make_saving_safe()
-    cfg = load_config(
+    cfg = options.load_config(
         config, needs=TRAIN_NEEDS, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher
     )
     if amp:
@@ -85,7 +86,8 @@ def train(
     if auto_scale_lr:
         options.use_auto_scale_lr(cfg)
     if resume is not None:
-        options.use_resume(cfg, resume)
+        use_resume(cfg, resume)
+    options.resolve_arch(cfg)
     start = cfg.get('load_from')
     checkpoint = CheckpointLoader.load_checkpoint(start, 'cpu') if start else None
     resumes = checkpoint is not None and cfg.get('resume')
@@ -122,7 +124,7 @@ def test(
     show: bool = False,
     show_dir: str | None = None,
     wait_time: float = 2,
-    cfg_options: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     launcher: str = 'none',
     tta: bool = False,
 ) -> dict[str, float]:
@@ -136,7 +138,7 @@ def test(
         show: Whether to show drawings in a window.
         show_dir: Folder for drawings.
         wait_time: Seconds for which a window stays.
-        cfg_options: Values of the config to override, by dotted key.
+        cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
         launcher: How the processes were started.
         tta: Whether to test with augmented copies of each image.
 
@@ -149,18 +151,21 @@ def test(
         CheckpointError: If the checkpoint is unusable or belongs to another model.
     """
     make_loading_safe()
-    cfg = load_config(
+    cfg = options.load_config(
         config, needs=TEST_NEEDS, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher
     )
     scope = cfg.get('default_scope')
     options.drop_fsdp(cfg)
+    options.resolve_arch(cfg, checkpoint)
     if show or show_dir:
         options.use_drawing(cfg, show, show_dir, wait_time)
     if tta:
         options.use_tta(cfg)
     if out is not None and scope == 'mmseg':
         make_folder(out)
-        options.save_label_maps(cfg, out)
+        for evaluator in options.as_list(cfg.test_evaluator):
+            evaluator.output_dir = out
+            evaluator.keep_results = True  # with the numbers of the data set
     elif out is not None:
         if Path(out).suffix not in ('.pkl', '.pickle'):
             raise ConfigError(f'--out {out}: the predictions are saved as a .pkl file.')
@@ -187,10 +192,45 @@ def _build_runner(cfg: Config, splits: tuple[str, ...]) -> tuple[Runner, Any]:
     classes = check_data(cfg, splits)
     prepare_processes(cfg)
     make_folder(cfg.work_dir)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if isinstance(runner.model, dict):  # a runner with a strategy builds it when the work begins
-        runner.model = runner.strategy.build_model(runner.model)
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if isinstance(runner.model, dict):  # with a strategy it is built when the work begins
+            runner.model = runner.strategy.build_model(runner.model)
+    except (TypeError, KeyError) as error:
+        if re.search(r'unexpected keyword argument|is not in the \S+ registry', str(error)):
+            raise ConfigError(
+                f'Something in the config cannot be built: {error.args[0]}'
+            ) from error
+        raise
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if classes is not None:
         check_heads(model, classes)
     return runner, model
+
+
+def compile_hiera(model: nn.Module) -> None:
+    """Compile the blocks of each Hiera in a model, in place; names of parameters stay.
+
+    Block by block, because blocks of one kind then share what is compiled, so that the wait does
+    not grow with depth; and with the number of windows left open, because images of detectors
+    differ in size. A whole Hiera would be compiled anew, for minutes, when the size first changes.
+    Heads and losses are left out: they work on lists of boxes, whose lengths always change.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ConfigError: If there is no Hiera in it.
+    """
+    backbones = [module for module in model.modules() if isinstance(module, Hiera)]
+    if not backbones:
+        raise ConfigError(
+            '--compile compiles the Hiera in a model, and this model has none. For another '
+            'backbone, set compile=True in the config, which compiles the whole training step.'
+        )
+    # Beyond torch's own limit of 8, further kinds of blocks would quietly not be compiled.
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, _COMPILED_VERSIONS)
+    for backbone in backbones:
+        for block in backbone.blocks:
+            block.compile(dynamic=True)

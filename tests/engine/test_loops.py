@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
 from hiera_mm.engine import DataError, train
-from hiera_mm.engine.exact_loops import PlacedBatches, SeededBatch, seed_everything
+from hiera_mm.engine.loops import PlacedBatches, SeededBatch, seed_everything
 from hiera_mm.weights.files import read_checkpoint
 
 

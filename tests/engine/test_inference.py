@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hiera_mm.engine import CheckpointError, ConfigError, DataError, predict
-from hiera_mm.engine.predict import find_images
+from hiera_mm.engine.inference import find_images
 
 
 @pytest.mark.parametrize('name', ['trained_detector', 'trained_segmenter'])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from torch import nn
 
 from ..errors import ConfigError, DataError
 from ..weights.files import read_checkpoint
-from .config import load_config
+from .checkpoints import make_loading_safe
+from .config import load_config, resolve_arch
 from .fit import require_complete, state_dict_of
-from .paths import make_folder
-from .safe_loading import make_loading_safe
+from .launch import make_folder
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 TOOLBOXES = ('mmdet', 'mmseg')
@@ -50,7 +50,7 @@ def predict(
     *,
     device: str | None = None,
     score_thr: float = 0.3,
-    cfg_options: Mapping[str, Any] | None = None,
+    cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> Predictions:
     """Run a model of mmdet or mmseg on images and save drawings under the images' own names.
 
@@ -61,7 +61,7 @@ def predict(
         out: Folder for the drawings; made if need be.
         device: Where to run, e.g. ``'cpu'`` or ``'cuda:0'``; by default a GPU if there is one.
         score_thr: Detections with a lower score are not drawn. Without effect on segmenters.
-        cfg_options: Values of the config to override, by dotted key.
+        cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
 
     Returns:
         The drawings, and the images that could not be read.
@@ -82,7 +82,8 @@ def predict(
     folder = make_folder(out)
     if images[0].parent.resolve() == folder.resolve():
         raise ConfigError(f'--out {out} is where the images are; drawings would replace them.')
-    model = load_model(cfg, checkpoint, device)
+    resolve_arch(cfg, checkpoint)
+    model = _load_model(cfg, checkpoint, device)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
     threshold = {'pred_score_thr': score_thr} if cfg.default_scope == 'mmdet' else {}
@@ -123,21 +124,10 @@ def find_images(source: str | Path) -> list[Path]:
     return images
 
 
-def load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) -> nn.Module:
+def _load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) -> nn.Module:
     """Build the model of a config, fill it with a checkpoint, and make it ready to predict.
 
-    Args:
-        cfg: A config of mmdet or mmseg.
-        checkpoint: The weights; they must fill the whole model.
-        device: Where to put the model; by default a GPU if there is one.
-
-    Returns:
-        The model in evaluation mode, with `cfg` and `dataset_meta` as the toolboxes' inference
-        functions expect.
-
-    Raises:
-        ConfigError: If the device does not exist.
-        CheckpointError: If the checkpoint is unusable or belongs to another model.
+    It has the `cfg` and `dataset_meta` that the toolboxes' inference functions expect.
     """
     weights = read_checkpoint(checkpoint)
     init_default_scope(cfg.default_scope)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from hiera_mm.engine import ConfigError, processes
+from hiera_mm.engine import ConfigError, launch
 
 
 @pytest.fixture
 def joined(monkeypatch):
     """Backends with which a process group was opened, on a machine without GPUs."""
     backends: list[str] = []
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
     monkeypatch.setattr(torch.distributed, 'init_process_group', backends.append)
     monkeypatch.setenv('RANK', '0')
     return backends
@@ -30,7 +30,7 @@ def make_config(launcher: str) -> Config:
 
 def test_one_process_needs_nothing(joined):
     cfg = make_config('none')
-    processes.prepare_processes(cfg)
+    launch.prepare_processes(cfg)
     assert cfg.to_dict() == make_config('none').to_dict()
     assert not joined
 
@@ -39,12 +39,12 @@ def test_one_process_has_nothing_to_share():
     cfg = make_config('none')
     cfg.strategy = dict(type='HieraFSDPStrategy')
     with pytest.raises(ConfigError, match='over several processes'):
-        processes.prepare_processes(cfg)
+        launch.prepare_processes(cfg)
 
 
 def test_processes_without_gpus_are_joined_by_gloo(joined, logged):
     cfg = make_config('pytorch')
-    processes.prepare_processes(cfg)
+    launch.prepare_processes(cfg)
     assert joined == ['gloo']
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
     assert cfg.model_wrapper_cfg.device_ids is None
@@ -54,19 +54,19 @@ def test_processes_without_gpus_are_joined_by_gloo(joined, logged):
 
 def test_other_launchers_need_gpus(joined):
     with pytest.raises(ConfigError, match='--launcher slurm needs GPUs'):
-        processes.prepare_processes(make_config('slurm'))
+        launch.prepare_processes(make_config('slurm'))
 
 
 def test_launcher_without_torchrun(joined, monkeypatch):
     monkeypatch.delenv('RANK')
     with pytest.raises(ConfigError, match='torchrun'):
-        processes.prepare_processes(make_config('pytorch'))
+        launch.prepare_processes(make_config('pytorch'))
 
 
 def test_more_processes_than_gpus(joined, monkeypatch):
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     with pytest.raises(ConfigError, match='2 processes were started, and there are 1 GPUs'):
-        processes.prepare_processes(make_config('pytorch'))
+        launch.prepare_processes(make_config('pytorch'))

@@ -1,24 +1,52 @@
-"""Checkpoints that are whole or not there, whatever happens while they are written."""
+"""Checkpoints: read without running a pickle, written whole or not at all, found to resume from."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mmengine.runner.checkpoint as mmengine_checkpoint
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError
+from ..weights.files import read_checkpoint, safe_load
 
 UNFINISHED = '.part'
 """Added to the name of a file that is being written."""
+
+_NAME = re.compile(r'(?P<kind>epoch|iter)_(?P<number>\d+)\.pth')
+
+
+def make_loading_safe() -> None:
+    """From now on, let nothing in this process unpickle a checkpoint unsafely.
+
+    mmengine loads weights in many places (``load_from``, ``--resume``, ``init_cfg``), and
+    onedl-mmengine answers a refused pickle by running it. This closes every way: torch is told to
+    refuse whatever the caller asks for, and both stacks read local files with `read_checkpoint`.
+    """
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        # onedl-mmengine's remaining backends; its list of safe things has the real `getattr`.
+        mmengine_checkpoint._safe_torch_load = safe_load
+
+
+def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint as `read_checkpoint` does; mmengine logs the last part of this name."""
+    return read_checkpoint(filename, map_location)
 
 
 def make_saving_safe() -> None:
@@ -30,6 +58,85 @@ def make_saving_safe() -> None:
     """
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     HOOKS.register_module('CheckpointHook', module=KeepingCheckpointHook, force=True)
+
+
+def use_resume(cfg: Config, resume: str) -> None:
+    """Go on from a checkpoint, with its optimizer and its place in the schedule.
+
+    Args:
+        cfg: The config; changed in place. If there is nothing to resume from, it is left to start
+            anew, from its own `load_from` if it has one.
+        resume: A checkpoint, or ``'auto'`` for the latest one in the work dir that is whole.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none can be read.
+    """
+    if resume == 'auto':
+        latest = latest_whole_checkpoint(cfg.work_dir)
+        if latest is None:
+            _warn(f'--resume: {cfg.work_dir} has no checkpoint yet, so training starts anew.')
+            return
+        resume = latest
+    cfg.resume = True
+    cfg.load_from = resume
+
+
+def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
+    """Find the latest checkpoint of a training that can be read.
+
+    mmengine's note of the latest one is not relied upon: it may be empty or stale, and what it
+    names may be damaged.
+
+    Args:
+        work_dir: The training's folder.
+
+    Returns:
+        The file; None if there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none can be read.
+    """
+    problems = []
+    for file in _candidates(Path(work_dir)):
+        try:
+            read_checkpoint(file)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            _warn(f'{problem} Going on from the one before it, {file}.')
+        return str(file)
+    if problems:
+        raise CheckpointError(
+            '--resume: no checkpoint of this training can be read:\n  ' + '\n  '.join(problems)
+        )
+    return None
+
+
+def _candidates(work_dir: Path) -> list[Path]:
+    """Return the checkpoints of a training, the latest first."""
+    note = work_dir / 'last_checkpoint'
+    latest = Path(note.read_text(encoding='utf-8').strip()) if note.is_file() else Path()
+    if latest.is_file() and not (work_dir / latest.name).is_file():
+        folder = latest.parent  # of a config that keeps checkpoints elsewhere
+    else:
+        folder = work_dir  # the path in the note is stale if the folder was moved
+    noted = _NAME.fullmatch(latest.name)
+    if noted is None and latest.name:  # of a config that names them in its own way
+        return [file for file in (folder / latest.name,) if file.is_file()]
+    matches = {file: _NAME.fullmatch(file.name) for file in folder.glob('*.pth')}
+    return sorted(
+        (file for file, match in matches.items() if match),
+        key=lambda file: (
+            noted is not None and matches[file]['kind'] == noted['kind'],
+            int(matches[file]['number']),
+        ),
+        reverse=True,
+    )
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 class WholeFileBackend(LocalBackend):

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from hiera_mm.engine import CheckpointError, ConfigError, DataError, train
 from hiera_mm.engine import test as evaluate
-from hiera_mm.engine.runner import TEST_NEEDS, TRAIN_NEEDS
+from hiera_mm.engine.commands import TEST_NEEDS, TRAIN_NEEDS
 from hiera_mm.network import HieraTrunk
 from hiera_mm.weights.families import FAMILIES
 from hiera_mm.weights.files import read_checkpoint
@@ -205,8 +205,10 @@ class TestRefusals:
             train(detector.config, work_dir=str(tmp_path), cfg_options=options)
 
     def test_heads_for_other_classes(self, detector, tmp_path):
-        options = detector.changed(model__roi_head__bbox_head__num_classes=80)
-        with pytest.raises(ConfigError, match=r'model\.roi_head\.bbox_head\.num_classes is 80'):
+        options = detector.changed(
+            model__roi_head__bbox_head__num_classes=2, model__roi_head__mask_head__num_classes=2
+        )
+        with pytest.raises(ConfigError, match=r'model\.roi_head\.bbox_head\.num_classes is 2'):
             train(detector.config, work_dir=str(tmp_path), cfg_options=options)
 
     def test_predictions_under_another_name(self, detector, tmp_path):

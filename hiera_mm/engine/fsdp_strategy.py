@@ -9,34 +9,13 @@ import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.optim import BaseOptimWrapper
-from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-
-from ..network.block import Block
 
 _SHARDED = ('state', 'param_groups')
 """What of an optimiser's state belongs to parameters."""
 
 
-@FUNCTIONS.register_module()
-def wrap_hiera_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """Decide what is sharded, gathered and freed as one: each Hiera block, and the rest together.
-
-    An ``auto_wrap_policy`` of torch's FSDP, by name in ``strategy.model_wrapper``.
-
-    Args:
-        module: A module of the model.
-        recurse: Whether the question is if there may be such parts further inside.
-        nonwrapped_numel: Number of the module's parameters that are in no part yet.
-
-    Returns:
-        The answer.
-    """
-    return True if recurse else isinstance(module, Block)
-
-
-@STRATEGIES.register_module()
 class HieraFSDPStrategy(FSDPStrategy):
     """mmengine's FSDP strategy with parts that suit Hiera, and its faults mended.
 
