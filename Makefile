@@ -41,7 +41,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	@mv $(INSTALLING) $@
 
 demo: $(INSTALLED)  ## Train, test and draw a small detector and segmenter; ARGS=--fresh starts anew
-	$(RUN) tools/demo.py $(ARGS)
+	$(RUN) demo/run.py $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests; ARGS='-k nms' narrows them
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 $(ARGS)

@@ -2,30 +2,87 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from mmengine.config import Config
+from mmengine.config import DictAction
 from mmengine.device import get_device
+from rich.console import Console
 
-from demo.history import History, evaluation_progress, read_history
-from demo.steps import DemoError
-from demo.tasks import Task
+from demo.tasks import DemoError, Task, run_command
+from hiera_mm.engine.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]  # of the repository
+LOGGED = re.compile(r'(?:Iter|Epoch)\((train|val|test)\)\s*(?:\[\d+\])?\[\s*(\d+)/(\d+)\]')
+TAIL = 4000  # characters, more than one evaluation logs at once
 
 
-class Run(Protocol):
-    """Runs a command; `run_command` with its console filled in."""
+@dataclass
+class History:
+    """The log of a training, over all its interruptions.
 
-    def __call__(
-        self, command: Sequence[str | Path], log: Path, progress: Callable[[], str]
-    ) -> None:
-        """Run `command`, its output in `log`; `progress` says how far it is."""
+    Attributes:
+        losses: What was logged at each iteration: the total `loss`, its parts, `time` and more.
+        metrics: For each evaluated iteration, the toolbox's metrics.
+    """
+
+    losses: dict[int, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def iteration(self) -> int:
+        """The last logged iteration; 0 before the first."""
+        return max(self.losses, default=0)
+
+
+def read_history(work_dir: Path) -> History:
+    """Read what mmengine's `LocalVisBackend` wrote in a work folder, which need not exist yet.
+
+    A training that was resumed has a log for each start. Where they overlap, because the first
+    went on past its last checkpoint, the later one counts.
+    """
+    history = History()
+    for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        # Half a line at the end is being written, or its writer was killed.
+        whole_lines = log.read_text(encoding='utf-8').rpartition('\n')[0].splitlines()
+        for record in map(json.loads, whole_lines):
+            if 'loss' not in record:
+                # The step of an evaluation may be an epoch. It follows its iteration in the log.
+                history.metrics[history.iteration] = record
+                continue
+            step = record['step']
+            history.metrics = {i: kept for i, kept in history.metrics.items() if i < step}
+            history.losses = {i: kept for i, kept in history.losses.items() if i < step}
+            history.losses[step] = record
+    return history
+
+
+def say_progress(task: Task, history: History, max_iters: int) -> str:
+    """Say in one line how far a training is."""
+    done = history.iteration
+    if not done:
+        return 'starting'
+    latest = history.losses[done]
+    parts = [f'iteration {done} of {max_iters}', f'loss {latest["loss"]:.2f}']
+    for metrics in list(history.metrics.values())[-1:]:
+        parts += [f'{score.name} {score.read(metrics):.2f}' for score in task.scores]
+    left = latest['time'] * (max_iters - done)
+    parts.append(f'{left:.0f} s left' if left < 90 else f'{left / 60:.0f} min left')
+    return ', '.join(parts)
+
+
+def say_evaluation(log: Path) -> str:
+    """Say how far the evaluation is that a tool's text log ends with; '' if there is none."""
+    logged = LOGGED.findall(log.read_text(encoding='utf-8', errors='replace')[-TAIL:])
+    mode, done, total = logged[-1] if logged else ('train', '', '')
+    return '' if mode == 'train' or done == total else f'evaluating {done} of {total}'
 
 
 @dataclass
@@ -50,37 +107,32 @@ class Training:
 
     Args:
         task: The task.
-        config: Its config, with the options merged in.
         options: `--cfg-options` for the tools, as on the command line.
-        home: Folder that holds configs/ and tools/.
         work_dir: The demo's work folder; the task gets a folder in it.
-        run: Runs a command.
+        console: Where progress is shown.
 
     Raises:
         DemoError: If the task's folder holds something else than the demo's own files.
     """
 
     def __init__(
-        self,
-        task: Task,
-        config: Config,
-        options: Sequence[str],
-        home: Path,
-        work_dir: Path,
-        run: Run,
+        self, task: Task, options: Sequence[str], work_dir: Path, console: Console
     ) -> None:
         self.task = task
-        self.config = config
+        parser = argparse.ArgumentParser()
+        parser.add_argument('options', nargs='*', action=DictAction)
+        overrides = parser.parse_args(options).options
+        self.config = load_config(ROOT / task.config, cfg_options=overrides)
         self.work_dir = work_dir / task.name
         self.predictions = self.work_dir / task.out
-        self.max_iters = config.train_cfg.max_iters
+        self.max_iters = self.config.train_cfg.max_iters
         self.checkpoint = self.work_dir / f'iter_{self.max_iters}.pth'
         self._options = ['--cfg-options', *options] if options else []
-        self._home = home
+        self._console = console
         self._logs = work_dir / 'logs'
-        self._run = run
+        content = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
+        self._fingerprint = hashlib.sha256(content.encode()).hexdigest()
         self._record_file = work_dir / f'{task.name}.json'
-        self._fingerprint = _fingerprint(config)
         self.record = self._read_record()
 
     @property
@@ -115,23 +167,20 @@ class Training:
         """
         self.record.device = get_device()
         self.record.metrics = {}
-        before, started = self.record.seconds, time.monotonic()
-        say = Progress(self.task, self.max_iters, read_history(self.work_dir).iteration)
+        started = time.monotonic() - self.record.seconds
         log = self._logs / f'{self.task.name}-train.log'
 
         def keep_time() -> None:
-            self.record.seconds = before + time.monotonic() - started
+            self.record.seconds = time.monotonic() - started
             self._write_record()
 
         def progress() -> str:
             keep_time()
-            said = say(read_history(self.work_dir), time.monotonic())
-            evaluating = _evaluating(log)
-            return f'{said}; {evaluating}' if evaluating else said
+            said = say_progress(self.task, read_history(self.work_dir), self.max_iters)
+            return '; '.join(filter(None, (said, say_evaluation(log))))
 
         self._write_record()
-        command = self._command('train.py', '--work-dir', self.work_dir, '--resume')
-        self._run(command, log, progress)
+        self._run(log, progress, 'train.py', '--work-dir', self.work_dir, '--resume')
         keep_time()
 
     def test(self) -> None:
@@ -142,91 +191,35 @@ class Training:
         """
         folder = self.work_dir / 'test'
         shutil.rmtree(folder, ignore_errors=True)
-        command = self._command(
-            'test.py', self.checkpoint, '--work-dir', folder, '--out', self.predictions
-        )
         log = self._logs / f'{self.task.name}-test.log'
-        self._run(command, log, lambda: _evaluating(log) or 'starting')
+        arguments = (self.checkpoint, '--work-dir', folder, '--out', self.predictions)
+        self._run(log, lambda: say_evaluation(log) or 'starting', 'test.py', *arguments)
         (metrics,) = folder.glob('*/[0-9]*.json')
         self.record.metrics = json.loads(metrics.read_text(encoding='utf-8'))
         self._write_record()
 
-    def _command(self, tool: str, *arguments: str | Path) -> list[str | Path]:
-        """Return the command that runs a tool on this task's config."""
-        return [
-            self._home / 'tools' / tool,
-            self._home / self.task.config,
-            *arguments,
-            *self._options,
-        ]
+    def _run(
+        self, log: Path, progress: Callable[[], str], tool: str, *arguments: str | Path
+    ) -> None:
+        """Run a tool on this task's config."""
+        command = [ROOT / 'tools' / tool, ROOT / self.task.config, *arguments, *self._options]
+        run_command(command, log, progress, self._console)
 
     def _read_record(self) -> Record:
         """Find what an earlier run left."""
         try:
             return Record(**json.loads(self._record_file.read_text(encoding='utf-8')))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             if self.work_dir.exists():
                 raise DemoError(
-                    f'{self.work_dir} was not made by the demo (there is no {self._record_file}). '
-                    'Move it away, or choose another --work-dir.'
+                    f'{self.work_dir} was not made by this version of the demo, which would have '
+                    f'written {self._record_file}. Move the folder away, or choose another '
+                    '--work-dir.'
                 ) from None
             return Record(self._fingerprint)
-        except (ValueError, TypeError):
-            raise DemoError(
-                f'{self._record_file} is not a record that this version of the demo wrote. '
-                f'Remove it and {self.work_dir} to start anew.'
-            ) from None
 
     def _write_record(self) -> None:
         """Replace the record at once, so that an interruption leaves the old or the new one."""
         new = self._record_file.with_suffix('.new')
         new.write_text(json.dumps(asdict(self.record), indent=2), encoding='utf-8')
         new.replace(self._record_file)
-
-
-class Progress:
-    """Says how far a training is.
-
-    Args:
-        task: What is trained.
-        max_iters: Iterations that make it complete.
-        iteration: The last one logged before this start.
-    """
-
-    def __init__(self, task: Task, max_iters: int, iteration: int) -> None:
-        self.task = task
-        self.max_iters = max_iters
-        self.iteration = iteration
-        self._first: tuple[int, float] | None = None  # iteration and time of this start's first log
-
-    def __call__(self, history: History, now: float) -> str:
-        """Return one line about the state in `history`, read at `now` (seconds)."""
-        if self._first is None and history.iteration != self.iteration:
-            self._first = (history.iteration, now)
-        if self._first is None:
-            return f'starting at iteration {history.iteration} of {self.max_iters}'
-        parts = [
-            f'iteration {history.iteration} of {self.max_iters}',
-            f'loss {history.losses[history.iteration]["loss"]:.2f}',
-        ]
-        if history.metrics:
-            latest = next(reversed(history.metrics.values()))
-            parts += [f'{score.name} {score.read(latest):.2f}' for score in self.task.scores]
-        iteration, time_then = self._first
-        if history.iteration > iteration:
-            pace = (now - time_then) / (history.iteration - iteration)
-            left = pace * (self.max_iters - history.iteration)
-            parts.append(f'{left:.0f} s left' if left < 90 else f'{left / 60:.0f} min left')
-        return ', '.join(parts)
-
-
-def _evaluating(log: Path) -> str:
-    """Say how far the evaluation is, or nothing if there is none."""
-    progress = evaluation_progress(log)
-    return 'evaluating {} of {}'.format(*progress) if progress else ''
-
-
-def _fingerprint(config: Config) -> str:
-    """Return a digest that changes whenever anything in the config does."""
-    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()

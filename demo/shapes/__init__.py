@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from demo.shapes.outlines import THING_CLASSES
-from demo.shapes.scenes import SEG_CLASSES, STUFF_CLASSES
-from demo.shapes.shapes import ShapesPaths, make_shapes
+from demo.shapes.files import ShapesPaths, make_shapes
+from demo.shapes.scenes import SEG_CLASSES, STUFF_CLASSES, THING_CLASSES
 
 __all__ = ['SEG_CLASSES', 'STUFF_CLASSES', 'THING_CLASSES', 'ShapesPaths', 'make_shapes']

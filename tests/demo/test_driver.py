@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import io
+import runpy
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from demo import driver, run_demo
+from demo import driver
 from demo.shapes import make_shapes
 
 ROOT = Path(__file__).parents[2]
@@ -18,38 +17,50 @@ PICTURES = {
     for model in ('detector', 'segmenter')
     for kind in ('curves', 'predictions')
 }
+DRAWING = ('draw_curves', 'draw_detections', 'draw_segmentations')
 
 
 @pytest.fixture
-def demo(home, tools, tmp_path, monkeypatch):
+def demo(tools, console, tmp_path, monkeypatch):
     """Return a function that runs the demo with stand-ins for the tools."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(driver, 'make_shapes', partial(make_shapes, num_train=1, num_val=1))
-    monkeypatch.setattr(driver, 'run_command', lambda *args, console: tools(*args))
 
-    def run(**options) -> tuple[bool, str]:
-        console = Console(file=io.StringIO(), width=100)
-        met = run_demo(home, tmp_path / 'demo', console, **options)
+    def run(*options: str, draw: bool = False, fresh: bool = False) -> tuple[bool, str]:
+        with monkeypatch.context() as patch:
+            for name in () if draw else DRAWING:
+                patch.setattr(driver, name, lambda *args: None)
+            console.file.truncate(0)
+            options = ('train_cfg.max_iters=4', *options)
+            met = driver.run_demo(tmp_path / 'demo', console, fresh=fresh, options=options)
         return met, console.file.getvalue()
 
     return run
 
 
 def test_everything_is_made_once(demo, tools, tmp_path):
-    met, said = demo()
+    met, said = demo(draw=True)
     assert not met
     assert 'Below the bar: mIoU.' in said
     assert [command[0] for command in tools.commands] == ['train.py', 'test.py'] * 2
     assert {file.name for file in (tmp_path / 'demo').glob('*.png')} == PICTURES
     for step in range(1, 7):
         assert f'({step}/6)' in said
-    assert '0.600' in said
-    assert '0.700' in said
+    rows = [line.split() for line in said.splitlines()]
+    assert ['Mask', 'R-CNN', 'box', 'AP', '0.600', '0.50', '✓', '4', '0.0', 'cpu'] in rows
+    assert ['mask', 'AP', '0.500', '0.45', '✓'] in rows
+    assert ['UPerNet', 'mIoU', '0.700', '0.75', '✗', '4', '0.0', 'cpu'] in rows
 
     _, again = demo()
     assert len(tools.commands) == 4
     assert again.count('done before') == 4
     assert '0.600' in again
+
+    demo(fresh=True)
+    assert [command[0] for command in tools.commands[4:]] == ['train.py', 'test.py'] * 2
+
+    demo('model.backbone.drop_path_rate=0.1')
+    assert [command[0] for command in tools.commands[8:]] == ['train.py', 'test.py'] * 2
 
 
 def test_interrupted_demo_goes_on(demo, tools):
@@ -62,19 +73,6 @@ def test_interrupted_demo_goes_on(demo, tools):
     assert all('--resume' in command for command in trained)
 
 
-def test_fresh_demo_trains_anew(demo, tools):
-    demo()
-    demo(fresh=True)
-    assert [command[0] for command in tools.commands] == ['train.py', 'test.py'] * 4
-
-
-def test_changed_options_train_anew(demo, tools):
-    demo()
-    demo(options=['model.size=3'])
-    assert len(tools.commands) == 8
-    assert tools.commands[-1][-2:] == ['--cfg-options', 'model.size=3']
-
-
 def test_data_that_cannot_be_made_is_reported(demo, tmp_path):
     foreign = tmp_path / 'data' / 'shapes'
     foreign.mkdir(parents=True)
@@ -82,6 +80,23 @@ def test_data_that_cannot_be_made_is_reported(demo, tmp_path):
     with pytest.raises(driver.DemoError, match='data set could not be made'):
         demo()
     assert (foreign / 'mine.txt').exists()
+
+
+@pytest.mark.parametrize(('came_to', 'status'), [(True, 0), (False, 1), (KeyboardInterrupt, 130)])
+def test_the_script_hands_its_options_on(monkeypatch, tmp_path, came_to, status):
+    def run_demo(work_dir, console, *, fresh, options):
+        assert (work_dir, fresh, options) == (tmp_path, True, ['a.b=1', 'c=2'])
+        if came_to is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return came_to
+
+    monkeypatch.setattr(driver, 'run_demo', run_demo)
+    monkeypatch.setattr(sys, 'path', ['', *sys.path])  # the script replaces the first
+    typed = ['run.py', '--work-dir', str(tmp_path), '--fresh', '--cfg-options', 'a.b=1', 'c=2']
+    monkeypatch.setattr(sys, 'argv', typed)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'demo' / 'run.py'), run_name='__main__')
+    assert ended.value.code == status
 
 
 @pytest.mark.slow
@@ -94,7 +109,7 @@ def test_real_tools_from_start_to_pictures(tmp_path):
         'val_dataloader.dataset.indices=8',
         'test_dataloader.dataset.indices=8',
     ]
-    command = [sys.executable, ROOT / 'tools' / 'demo.py', '--cfg-options', *options]
+    command = [sys.executable, ROOT / 'demo' / 'run.py', '--cfg-options', *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert 'Below the bar: box AP, mask AP, mIoU.' in done.stdout

@@ -4,16 +4,19 @@ import cv2
 import numpy as np
 import pytest
 
-from demo.shapes import outlines
 from demo.shapes import scenes as scenes_module
 from demo.shapes.scenes import (
     MAX_OBJECTS,
     MIN_PIXELS,
     MIN_VISIBLE,
+    OUTLINES,
     SEG_CLASSES,
     STUFF_CLASSES,
     THING_CLASSES,
+    area,
     draw_scene,
+    place,
+    rasterise,
 )
 
 COUNT = 250
@@ -79,7 +82,7 @@ def test_what_is_mostly_hidden_is_left_out(monkeypatch):
 
     def record(loops):
         candidates.append(loops)
-        return outlines.area(loops)
+        return area(loops)
 
     monkeypatch.setattr(scenes_module, 'area', record)
     accepted = tried = 0
@@ -91,9 +94,9 @@ def test_what_is_mostly_hidden_is_left_out(monkeypatch):
             if thing.crowd:
                 free &= ~thing.mask
         for loops in candidates:
-            visible = outlines.rasterise(loops, *free.shape) & free
+            visible = rasterise(loops, *free.shape) & free
             is_there = any((thing.mask == visible).all() for thing in scene.things)
-            enough = visible.sum() >= max(MIN_PIXELS, MIN_VISIBLE * outlines.area(loops))
+            enough = visible.sum() >= max(MIN_PIXELS, MIN_VISIBLE * area(loops))
             assert is_there == enough
             free &= ~visible if is_there else True
             accepted, tried = accepted + is_there, tried + 1
@@ -166,3 +169,47 @@ def test_a_scene_of_a_given_size_has_objects_to_match():
 def test_a_scene_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match='at least 64 pixels'):
         draw_scene(np.random.default_rng(0), (64, 63))
+
+
+# --- Outlines
+
+
+@pytest.mark.parametrize('name', THING_CLASSES)
+def test_an_outline_fills_its_box_and_its_mask_has_its_area(name):
+    rim = OUTLINES[name][0]
+    np.testing.assert_allclose(rim.min(axis=0), -1)
+    np.testing.assert_allclose(rim.max(axis=0), 1)
+    for angle in (0.0, 0.7, 2.5):
+        loops = place(name, (60.3, 50.8), (80, 55), angle)
+        assert rasterise(loops, 110, 120).sum() == pytest.approx(area(loops), rel=0.02)
+
+
+def test_known_areas():
+    assert area(place('box', (0, 0), (10, 4), 1.0)) == pytest.approx(40)
+    assert area(place('triangle', (0, 0), (10, 4), 1.0)) == pytest.approx(20)
+    assert area(place('disc', (0, 0), (10, 4), 1.0)) == pytest.approx(10 * np.pi, rel=0.01)
+
+
+def test_outlines_are_turned_stretched_and_cut_off_and_rings_have_a_hole():
+    flat = rasterise(place('box', (20, 20), (24, 8), 0.0), 40, 40)
+    upright = rasterise(place('box', (20, 20), (24, 8), np.pi / 2), 40, 40)
+    assert flat[16:24, 8:32].all() and flat.sum() == 24 * 8
+    np.testing.assert_array_equal(upright, flat.T)
+    cut = rasterise(place('box', (0, 20), (20, 20), 0.0), 40, 40)
+    assert cut[10:30, :10].all() and cut.sum() == 200
+    ring = rasterise(place('ring', (20, 20), (30, 30), 0.0), 40, 40)
+    assert not ring[20, 20] and ring[20, 7]
+
+
+def test_classes_differ_at_the_smallest_size():
+    """Upright and turned by any angle, no two classes give nearly the same tiny mask."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    masks = {
+        name: [rasterise(place(name, (10.5, 10.5), (11, 11), angle), 21, 21) for angle in angles]
+        for name in THING_CLASSES
+    }
+    for i, first in enumerate(THING_CLASSES):
+        upright = masks[first][0]
+        for second in THING_CLASSES[i + 1 :]:
+            best = max((upright & b).sum() / (upright | b).sum() for b in masks[second])
+            assert best < 0.9, (first, second)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-
-from demo.shapes import make_shapes
+from pathlib import Path
 
 
 def main() -> None:
@@ -17,6 +16,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0, help='0 or more (%(default)s)')
     parser.add_argument('--force', action='store_true', help='replace another shapes set')
     args = parser.parse_args()
+
+    from demo.shapes import make_shapes
+
     try:
         paths = make_shapes(
             args.root,
@@ -32,4 +34,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    # Python put demo/ itself here; `demo` is imported from the repository root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     main()

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from pathlib import Path
-from typing import NoReturn
 
-from rich.console import Console
-
-from demo import run_demo
-from hiera_mm.engine import run_tool
-
-
-def stop(signum: int, frame: object) -> NoReturn:
-    """Leave in good order: the step that is running is ended on the way out."""
-    raise KeyboardInterrupt
+from hiera_mm.errors import run_tool
 
 
 def main() -> int:
@@ -31,16 +23,16 @@ def main() -> int:
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='change both configs'
     )
     args = parser.parse_args()
+
+    from rich.console import Console
+
+    from demo.driver import run_demo
+
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, stop)
+    # Leave in good order: the step that is running is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        met = run_demo(
-            Path(__file__).resolve().parents[1],
-            args.work_dir,
-            console,
-            fresh=args.fresh,
-            options=args.cfg_options,
-        )
+        met = run_demo(args.work_dir, console, fresh=args.fresh, options=args.cfg_options)
     except KeyboardInterrupt:
         console.print('Interrupted. The same command goes on from the last checkpoint.')
         return 130
@@ -48,4 +40,6 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    # Python put demo/ itself here; `demo` is imported from the repository root.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     run_tool(main)
