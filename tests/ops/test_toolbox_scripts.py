@@ -18,9 +18,9 @@ from hiera_mm.weights.files import read_checkpoint
 
 ROOT = Path(hiera_mm.__file__).parents[1]
 
+ARCH = dict(embed_dim=8, num_heads=1, depths=(1, 1, 1, 1))
 COMMON = """
 custom_imports = dict(imports=['hiera_mm'])
-arch = dict(embed_dim=8, num_heads=1, depths=(1, 1, 1, 1))
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 test_cfg = dict()
@@ -30,34 +30,14 @@ log_level = 'WARNING'
 
 # RoIAlign, nms and deformable convolutions, through the registries and by direct import.
 DETECTOR = """
+_base_ = '{configs}/_base_/models/faster-rcnn_r50_fpn.py'
 default_scope = 'mmdet'
-box_head = dict(type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=16, roi_feat_size=7,
-    num_classes=1, bbox_coder=dict(type='DeltaXYWHBBoxCoder'))
-anchors = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=[4, 8, 16, 32])
-sampler = dict(type='RandomSampler', num=16, pos_fraction=0.5)
-assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5)
-proposals = dict(nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7))
 model = dict(
-    type='FasterRCNN',
-    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-    backbone=dict(type='Hiera', arch=arch),
-    neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4,
-              conv_cfg=dict(type='DCNv2')),
-    rpn_head=dict(type='RPNHead', in_channels=16, feat_channels=16, anchor_generator=anchors,
-                  bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
-    roi_head=dict(
-        type='StandardRoIHead',
-        bbox_roi_extractor=dict(type='SingleRoIExtractor', out_channels=16,
-            featmap_strides=[4, 8, 16, 32], roi_layer=dict(type='RoIAlign', output_size=7)),
-        bbox_head=box_head),
-    train_cfg=dict(
-        # A ground truth is no anchor: added to them, it would be an index too many.
-        rpn=dict(assigner=assigner, sampler=dict(sampler, add_gt_as_proposals=False),
-                 allowed_border=-1, pos_weight=-1),
-        rpn_proposal=proposals, rcnn=dict(assigner=assigner, sampler=sampler, pos_weight=-1)),
-    test_cfg=dict(rpn=proposals,
-                  rcnn=dict(nms=dict(type='nms', iou_threshold=0.5), score_thr=0.0,
-                            max_per_img=10)))
+    backbone=dict(_delete_=True, type='Hiera', arch={arch}),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16, conv_cfg=dict(type='DCNv2')),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(bbox_roi_extractor=dict(out_channels=16),
+                  bbox_head=dict(in_channels=16, fc_out_channels=16, num_classes=1)))
 pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
             dict(type='Resize', scale=(64, 64)),
             dict(type='PackDetInputs',
@@ -72,14 +52,12 @@ test_evaluator = dict(type='CocoMetric', ann_file='{data}/boxes.json', metric='b
 
 # CrissCrossAttention by direct import, which the toolbox replaces with None where it is missing.
 SEGMENTER = """
+_base_ = '{configs}/_base_/models/ccnet_r50-d8.py'
 default_scope = 'mmseg'
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
-    backbone=dict(type='Hiera', arch=arch),
-    decode_head=dict(type='CCHead', in_channels=64, in_index=3, channels=8, num_classes=2,
-                     recurrence=1, norm_cfg=dict(type='BN')),
-    train_cfg=dict(), test_cfg=dict(mode='whole'))
+    data_preprocessor=dict(size=(64, 64)), pretrained=None, auxiliary_head=None,
+    backbone=dict(_delete_=True, type='Hiera', arch={arch}),
+    decode_head=dict(in_channels=64, channels=8, num_classes=2, norm_cfg=dict(type='BN')))
 train_dataloader = dict(batch_size=2, num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='BaseSegDataset', img_suffix='.jpg', seg_map_suffix='.png',
@@ -122,12 +100,20 @@ def run(*command):
     return result.stdout + result.stderr
 
 
+def prepare(toolbox, config, data, folder):
+    """Write a config; return its path and the folder of the toolbox's own scripts."""
+    mim = Path(find_spec(toolbox).origin).parent / '.mim'
+    path = folder / f'{toolbox}.py'
+    for name, value in {'{data}': data, '{configs}': mim / 'configs', '{arch}': ARCH}.items():
+        config = config.replace(name, str(value))
+    path.write_text(config + COMMON)
+    return path, mim / 'tools'
+
+
 def train(toolbox, config, data, folder):
     """Train for one iteration with the toolbox's own script; return the weights."""
-    path = folder / f'{toolbox}.py'
-    path.write_text(COMMON + config.replace('{data}', str(data)))
-    script = Path(find_spec(toolbox).origin).parent / '.mim' / 'tools' / 'train.py'
-    run(script, path, '--work-dir', folder / 'work')
+    path, tools = prepare(toolbox, config, data, folder)
+    run(tools / 'train.py', path, '--work-dir', folder / 'work')
     return read_checkpoint(folder / 'work' / 'epoch_1.pth')['state_dict']
 
 
@@ -139,12 +125,12 @@ def test_mmdet_trains_a_hiera_detector(data, tmp_path):
 @pytest.mark.slow
 def test_mmdet_tests_a_hiera_detector(data, tmp_path):
     # This script asks for operators before it reads the config, hence the launcher.
-    script = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools' / 'test.py'
-    config, weights = tmp_path / 'mmdet.py', tmp_path / 'weights.pth'
-    config.write_text(COMMON + DETECTOR.replace('{data}', str(data)))
+    config, tools = prepare('mmdet', DETECTOR, data, tmp_path)
+    weights = tmp_path / 'weights.pth'
     torch.save({'state_dict': {}}, weights)
     options = ('--work-dir', tmp_path / 'work', '--cfg-options', 'log_level=INFO')
-    assert 'bbox_mAP' in run('-m', 'hiera_mm.ops', script, config, weights, *options)
+    output = run('-m', 'hiera_mm.ops', tools / 'test.py', config, weights, *options)
+    assert 'bbox_mAP' in output
 
 
 @pytest.mark.slow

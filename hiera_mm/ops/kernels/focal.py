@@ -70,15 +70,10 @@ def _weighted(losses: Tensor, is_class: Tensor, weight: Tensor) -> Tensor:
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fill ``output`` with one loss for each sample.
+    """Fill ``output`` ``(N,)`` with one loss for each sample.
 
-    Args:
-        input: Probabilities ``(N, C)``, that is, after softmax.
-        target: Class of each sample ``(N,)``, int64; negative ones cost nothing.
-        weight: Weight of each class ``(C,)``, or empty for none.
-        output: Result ``(N,)``.
-        gamma: How much well-classified samples are played down.
-        alpha: Factor of all losses.
+    ``input`` holds probabilities, that is, after softmax. A negative target costs nothing, and
+    ``alpha`` is a factor of all losses. The rest is as for :func:`sigmoid_focal_loss_forward`.
     """
     right, wrong, factor = _of_the_truth(input, target, weight, alpha)
     output.copy_(-factor * wrong**gamma * right.log())
@@ -94,10 +89,7 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Fill ``grad_input`` ``(N, C)`` with the derivative by the logits before the softmax.
-
-    ``buff`` is scratch space of the compiled version and not used.
-    """
+    """Fill ``grad_input`` ``(N, C)`` with the derivative by the logits before the softmax."""
     right, wrong, factor = _of_the_truth(input, target, weight, alpha)
     slope = gamma * wrong ** (gamma - 1) * right * right.log() - wrong**gamma
     is_class = target[:, None] == torch.arange(input.size(1), device=target.device)

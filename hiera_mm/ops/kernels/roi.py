@@ -105,14 +105,11 @@ def roi_align_backward(
 def _same_grids(
     rois: Tensor, size: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> Iterator[tuple[Tensor, int, int]]:
-    """Group regions by the number of sample rows and columns in each of their bins.
+    """Yield the indices of regions with the same sample rows and columns in each bin, and these.
 
     The samples of ``rows * columns`` a bin are the bin centres of a grid that is finer by these
-    factors, so an average over single samples on the finer grid gives them one by one.
-
-    Yields:
-        Indices of the regions of a group, rows, columns. Regions without extent have no samples
-        and are left out.
+    factors, so an average over single samples on the finer grid gives them one by one. Regions
+    without extent have no samples and are left out.
     """
     shift = 0.5 if aligned else 0.0
     # Scaled and shifted before the difference, like everyone does: another order rounds
@@ -139,19 +136,12 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Take the largest feature in each bin of each region.
+    """Take the largest feature in each bin of each region, whose last row and column are included.
 
     torchvision's operator rounds the scaled region to whole features first, mmcv's does not.
-
-    Args:
-        input: Features ``(B, C, H, W)``.
-        rois: Regions ``(K, 5)``, their last row and column included.
-        output: Result ``(K, C, pooled_height, pooled_width)``; 0 for a bin without features.
-        argmax: Becomes the flat position ``y * W + x`` of each result, int32, of the shape of
-            ``output``; -1 for a bin without features.
-        pooled_height: Bins from top to bottom.
-        pooled_width: Bins from left to right.
-        spatial_scale: Feature map size over image size.
+    ``input``, ``rois`` and ``output`` are as for :func:`roi_align_forward`. ``argmax``, int32 and
+    of the shape of ``output``, becomes the flat position ``y * W + x`` of each result. In a bin
+    without features the result is 0 and its position -1.
     """
     features, rois = widen(input, rois)
     height, width = features.shape[-2:]
