@@ -11,6 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch.nn import functional as F
 
+from hiera_mm.detection import norms
 from hiera_mm.detection.norms import LayerNorm2d
 
 
@@ -73,7 +74,7 @@ def imported_again(monkeypatch):
         monkeypatch.setitem(MODELS.module_dict, 'LN2d', theirs)
         if theirs is None:
             del MODELS.module_dict['LN2d']
-        return runpy.run_module('hiera_mm.detection.norms')['LayerNorm2d']
+        return runpy.run_path(norms.__file__)['LayerNorm2d']
 
     return run
 

@@ -162,9 +162,7 @@ def modulated_deform_conv_backward(
     offset, mask = (_packed(maps, size) for maps in (offset, mask))
     bias = bias if with_bias else None
     gradients = _gradients(grad_output, input, weight, offset, mask, bias, _MODULATED(settings))
-    if grad_offset.shape[-2:] != size:
-        for result in (grad_offset, grad_mask):
-            result.zero_()  # what was not read has no influence
+    # mmcv hands over zeros, which is the gradient of what was not read.
     results = [grad_input, grad_weight, _packed(grad_offset, size), _packed(grad_mask, size)]
     if with_bias:
         results.append(grad_bias)
