@@ -7,12 +7,19 @@ operators where mmcv has no compiled ones.
 
 from __future__ import annotations
 
-import sys
+import warnings
 
 __version__ = '0.1.0'
 
-# The doctor must run where nothing else does.
-if 'hiera_mm.doctor' not in sys.orig_argv:
+try:
+    import mmengine.model  # noqa: F401  and torch, on which it stands
+except Exception as error:
+    # No toolbox runs, so nothing is missed by not registering; the doctor must run all the same.
+    warnings.warn(
+        f'hiera_mm cannot work here: {error!r}. `python -m hiera_mm.doctor` says what to do.',
+        stacklevel=2,
+    )
+else:
     from hiera_mm import ops
 
     ops.install()
