@@ -1,1 +1,1 @@
-"""What every benchmark needs: rounds, memory, threads, tables, a ledger."""
+"""What every benchmark needs: options, interleaved rounds, memory, a ledger, tables."""

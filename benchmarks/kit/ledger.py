@@ -21,9 +21,6 @@ class Ledger:
             setting is refused, so that no table ever mixes two experiments.
         fresh: Forget what the file holds.
 
-    Attributes:
-        results: What was measured, by name.
-
     Raises:
         UserError: If the file was written under another setting, or by something else, or cannot be
             written.

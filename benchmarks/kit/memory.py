@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,49 +23,20 @@ _MMAP_THRESHOLD = -3  # what glibc's mallopt calls it
 _LARGE = 2**17  # bytes
 
 
-def check_memory(kind: str) -> None:
-    """Make sure that memory can be measured on a kind of device.
-
-    Args:
-        kind: ``'cpu'`` or ``'cuda'``.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    if kind == 'cpu' and not CLEAR_PEAK.exists():
+def check_memory(device: str) -> None:
+    """Raise a UserError if memory cannot be measured on a device, which is there."""
+    if torch.device(device).type == 'cpu' and not CLEAR_PEAK.exists():
         raise UserError('memory on a CPU can be measured on Linux only')
 
 
-def memory_in_use(device: str | torch.device) -> int:
-    """Return the bytes in use: of tensors on a GPU, of the whole process on a CPU."""
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.memory_allocated(device)
-    return _status('VmRSS')
+def in_new_process(work: Callable[..., Any], *args: object) -> Any:
+    """Return what a function returns in a process that does nothing else.
 
-
-def peak_memory(
-    run: Callable[[], object], device: str | torch.device, before: int | None = None
-) -> int:
-    """Return the bytes that `run` needs at its peak beyond what was in use before it.
-
-    On a CPU it takes a process that did little else: freed memory that an older one still holds is
-    used again without a trace.
-
-    Args:
-        run: The work.
-        device: Where it works.
-        before: The bytes in use before; None for those in use now.
+    Elsewhere, freed memory that the process still holds is used again and counts for nothing.
     """
-    if torch.device(device).type == 'cuda':
-        before = memory_in_use(device) if before is None else before
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    # Linux forgets the peak so far when asked to, and counts from the present use.
-    CLEAR_PEAK.write_text('5')
-    before = memory_in_use(device) if before is None else before
-    run()
-    return _status('VmHWM') - before
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(work, *args).result()
 
 
 def memory_of_pass(
@@ -72,26 +46,27 @@ def memory_of_pass(
 
     Args:
         run: The pass, of a model that has not run yet.
-        device: Where it works.
+        device: Where it works. On a CPU, only a new process gives the right answer.
         count_kept: Whether what the first pass leaves behind counts: caches that a model keeps are
             memory that it needs. What a compiler leaves behind is not.
     """
-    use_libraries(device)
+    if torch.device(device).type == 'cpu':
+        _give_pages_back()
+    _use_libraries(device)
     release_unused(device)
-    before = memory_in_use(device)
+    before = _in_use(device)
     run()
     release_unused(device)
-    return peak_memory(run, device, before if count_kept else None)
-
-
-def give_pages_back() -> None:
-    """Let every large tensor have pages of its own, which it gives back when it dies.
-
-    The C library otherwise keeps what was freed for later, more or less of it as it happens: the
-    peak of the same pass then differs by a fifth from one process to the next.
-    """
-    with suppress(AttributeError, OSError):  # a C library that is not glibc
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+    if not count_kept:
+        before = _in_use(device)
+    if torch.device(device).type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    # Linux forgets the peak so far when asked to, and counts from the present use.
+    CLEAR_PEAK.write_text('5')
+    run()
+    return _status('VmHWM') - before
 
 
 def release_unused(device: str | torch.device) -> None:
@@ -100,11 +75,21 @@ def release_unused(device: str | torch.device) -> None:
     if torch.device(device).type == 'cuda':
         torch.cuda.empty_cache()
         return
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError):  # a C library that is not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def use_libraries(device: str | torch.device) -> None:
+def _give_pages_back() -> None:
+    """Let every large tensor have pages of its own, which it gives back when it dies.
+
+    The C library otherwise keeps what was freed for later, more or less of it as it happens: the
+    peak of the same pass then differs by a fifth from one process to the next.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def _use_libraries(device: str | torch.device) -> None:
     """Use once what torch loads and sets up at the first use, so that it counts for no model."""
     small = nn.Sequential(
         nn.Conv2d(3, 16, 7, stride=4, padding=3),
@@ -115,6 +100,13 @@ def use_libraries(device: str | torch.device) -> None:
     ).to(device)
     tokens = small(torch.rand(1, 3, 32, 32, device=device))[:, None]
     F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
+
+
+def _in_use(device: str | torch.device) -> int:
+    """Return the bytes in use: of tensors on a GPU, of the whole process on a CPU."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.memory_allocated(device)
+    return _status('VmRSS')
 
 
 def _status(key: str) -> int:

@@ -1,7 +1,6 @@
 """Other projects' Hieras, built with random weights to compare ours with.
 
-Only tests, proofs and benchmarks need this; the packages come with the ``test`` extra, but for
-``sam2``, which is optional.
+Their packages come with the ``test`` extra, but for ``sam2``, which is optional.
 """
 
 from benchmarks.peers.registry import PEERS, Peer, randomise

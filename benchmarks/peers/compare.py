@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.kit.tables import markdown_table
 from benchmarks.peers.registry import BIG, PEERS, Peer
 from hiera_mm import weights
 from hiera_mm.backbone import Hiera
@@ -88,8 +89,7 @@ def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple
     Returns:
         A Markdown table, and whether every difference is within :data:`LIMIT`.
     """
-    rows = []
-    within = True
+    rows, within = [], True
     for peer in PEERS.values():
         if not peer.installed:
             progress(f'{peer.name}: {peer.package} is not installed')
@@ -102,7 +102,7 @@ def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple
                 sizes.append(f'{done.size[0]}x{done.size[1]}')
                 largest = max(largest, *done.differences)
                 within = within and agree(done.differences)
-            rows.append(f'| `{peer.name}` | {arch} | {", ".join(sizes)} | {largest:.1e} |')
-            progress(rows[-1])
-    head = ['| model | arch | images | largest difference |', '| --- | --- | --- | --- |']
-    return '\n'.join(head + rows), within
+            rows.append((f'`{peer.name}`', arch, ', '.join(sizes), f'{largest:.1e}'))
+            progress(' '.join(rows[-1]))
+    head = ('model', 'arch', 'images', 'largest difference')
+    return markdown_table(head, rows, texts=3), within

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.peers import builders
 from benchmarks.peers.builders import Size
 from hiera_mm.errors import listing
-from hiera_mm.network import VARIANTS, HieraTrunk
+from hiera_mm.network import HieraTrunk
 from hiera_mm.weights.families import FAMILIES
 
 RELEASED = ('tiny', 'small', 'base', 'base_plus', 'large', 'huge')
@@ -126,119 +126,55 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Peer(
-            name='hiera.Hiera',
-            package='hiera',
-            archs=RELEASED,
-            build=builders.release,
-            features=builders.release_features,
-            family='release',
+            'hiera.Hiera', 'hiera', RELEASED,
+            builders.release, builders.release_features, 'release',
             container='model_state',
         ),
         Peer(
-            name='hiera.MaskedAutoencoderHiera',
-            package='hiera',
-            archs=RELEASED,
-            build=builders.release_mae,
-            features=builders.release_mae_features,
-            family='release',
+            'hiera.MaskedAutoencoderHiera', 'hiera', RELEASED,
+            builders.release_mae, builders.release_mae_features, 'release',
             container='model_state',
         ),
+        Peer('timm.hiera', 'timm', RELEASED, builders.timm, builders.timm_features, 'timm'),
         Peer(
-            name='timm.hiera',
-            package='timm',
-            archs=RELEASED,
-            build=builders.timm,
-            features=builders.timm_features,
-            family='timm',
-        ),
-        Peer(
-            name='timm.hiera_abswin',
-            package='timm',
-            archs=('small_abswin', 'base_abswin'),
-            build=builders.timm,
-            features=builders.timm_features,
-            family='timm',
+            'timm.hiera_abswin', 'timm', ('small_abswin', 'base_abswin'),
+            builders.timm, builders.timm_features, 'timm',
             sizes=((256, 256),),
         ),
         Peer(
-            name='timm.sam2_hiera',
-            package='timm',
-            archs=(*SAM2, 'hieradet_small'),
-            build=builders.timm_sam2,
-            features=builders.timm_features,
-            family='timm_sam2',
+            'timm.sam2_hiera', 'timm', (*SAM2, 'hieradet_small'),
+            builders.timm_sam2, builders.timm_features, 'timm_sam2',
             sizes=SAM2_SIZES,
         ),
-        Peer(
-            name='transformers.HieraModel',
-            package='transformers',
-            archs=RELEASED,
-            build=builders.transformers('HieraModel'),
-            features=builders.transformers_features,
-            family='transformers',
-            own_save=True,
+        *(
+            Peer(
+                f'transformers.{kind}', 'transformers', RELEASED,
+                builders.transformers(kind), features, 'transformers',
+                own_save=True, **more,
+            )
+            for kind, features, more in (
+                ('HieraModel', builders.transformers_features, {}),
+                (
+                    'HieraBackbone', builders.transformers_backbone_features,
+                    dict(out_norm_eps=1e-5, outputs=builders.transformers_backbone_outputs),
+                ),
+                ('HieraForImageClassification', builders.transformers_features, {}),
+                ('HieraForPreTraining', builders.transformers_mae_features, {}),
+            )
         ),
         Peer(
-            name='transformers.HieraBackbone',
-            package='transformers',
-            archs=RELEASED,
-            build=builders.transformers('HieraBackbone'),
-            features=builders.transformers_backbone_features,
-            family='transformers',
-            own_save=True,
-            out_norm_eps=1e-5,
-            outputs=builders.transformers_backbone_outputs,
+            'sam2.SAM2Base', 'sam2', SAM2, builders.sam2, builders.sam2_features, 'sam2',
+            sizes=SAM2_SIZES, container='model',
         ),
-        Peer(
-            name='transformers.HieraForImageClassification',
-            package='transformers',
-            archs=RELEASED,
-            build=builders.transformers('HieraForImageClassification'),
-            features=builders.transformers_features,
-            family='transformers',
-            own_save=True,
-        ),
-        Peer(
-            name='transformers.HieraForPreTraining',
-            package='transformers',
-            archs=RELEASED,
-            build=builders.transformers('HieraForPreTraining'),
-            features=builders.transformers_mae_features,
-            family='transformers',
-            own_save=True,
-        ),
-        Peer(
-            name='sam2.SAM2Base',
-            package='sam2',
-            archs=SAM2,
-            build=builders.sam2,
-            features=builders.sam2_features,
-            family='sam2',
-            sizes=SAM2_SIZES,
-            container='model',
-        ),
-        Peer(
-            name='transformers.Sam2HieraDetModel',
-            package='transformers',
-            archs=SAM2,
-            build=builders.transformers_sam2('Sam2HieraDetModel'),
-            features=builders.transformers_sam2_features,
-            family='transformers_sam2',
-            sizes=SAM2_SIZES,
-            own_save=True,
-        ),
-        Peer(
-            name='transformers.Sam2Model',
-            package='transformers',
-            archs=SAM2,
-            build=builders.transformers_sam2('Sam2Model'),
-            features=builders.transformers_sam2_features,
-            family='transformers_sam2',
-            sizes=SAM2_SIZES,
-            own_save=True,
+        *(
+            Peer(
+                f'transformers.{kind}', 'transformers', SAM2,
+                builders.transformers_sam2(kind), builders.transformers_sam2_features,
+                'transformers_sam2',
+                sizes=SAM2_SIZES, own_save=True,
+            )
+            for kind in ('Sam2HieraDetModel', 'Sam2Model')
         ),
     )
-}
+}  # fmt: skip
 """The peers by name."""
-
-assert all(arch in VARIANTS for peer in PEERS.values() for arch in peer.archs)

@@ -4,7 +4,7 @@ What happens inside windows, and in an MLP, can be done for a few rows of window
 other. On a CPU that is faster, because what lies between two operations stays small: it remains
 in the cache, and its memory is used again at once instead of being asked of the system anew,
 page by page, for every operation. Without strips the time of a large image grows faster than
-its pixels for this reason alone (docs/performance.md has the figures). On a GPU, where torch
+its pixels for this reason alone (benchmarks/performance.md has the figures). On a GPU, where torch
 keeps freed memory itself, strips would only be more and smaller kernels; in training everything
 has to be kept anyway.
 """

@@ -1,43 +1,23 @@
-"""For the benchmark of backbones: a Hiera of milliseconds, and made-up peers of it."""
-
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-import hiera_mm  # noqa: F401  supplies mmcv's operators
-from benchmarks.backbones.contestants import CONTESTANTS, OURS, Contestant
-from benchmarks.kit import ceiling
-from benchmarks.peers import Peer
-from hiera_mm.network import VARIANTS, Variant
-
 
 @pytest.fixture
-def micro(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an architecture that runs in milliseconds, on a machine of small matrices."""
-    monkeypatch.setitem(VARIANTS, 'micro', Variant(16, 1, (1, 1, 1, 1)))
-    monkeypatch.setitem(ceiling.SIDES, 'cpu', (16, 32))
-    return 'micro'
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script of benchmarks/ as if it was typed, but in this process."""
 
+    def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f'benchmarks.{name}').main()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, *capsys.readouterr())
 
-@pytest.fixture
-def add_peer(micro: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Let another project's class take part: ours under another name, but for what is given."""
-
-    def add(name: str, **changed: object) -> str:
-        fields = dict(
-            name=name,
-            package='torch',
-            archs=(micro,),
-            build=CONTESTANTS[OURS].build,
-            features=CONTESTANTS[OURS].features,
-            family='ours',
-        )
-        peer = Peer(**{**fields, **changed})
-        monkeypatch.setitem(
-            CONTESTANTS, name, Contestant(name, peer.package, peer.build, peer.features, peer)
-        )
-        return name
-
-    return add
+    return run

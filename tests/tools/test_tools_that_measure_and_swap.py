@@ -60,37 +60,3 @@ def test_costs_that_cannot_be_measured_are_one_paragraph(run_here):
     done = run_here('cost.py', 'quick.py', '--size', 16)
     assert done.returncode == 2
     assert 'at least 32 pixels' in done.stderr
-
-
-def test_detectors_are_timed_by_command(run_here, workplace):
-    options = ('--rounds', 1, '--warmups', 0, '--threads', 1, '--work-dir', 'timed')
-    done = run_here('benchmark_detector.py', 'quick.py', '--size', 64, 96, *options)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'\| quick +\| 64x96 +\| +[\d.]+ \|', done.stdout)
-    assert 'round 1 of 1: quick' in done.stderr
-    files = ('detectors.md', 'detectors.csv', 'detectors.png')
-    assert all((workplace / 'timed' / name).stat().st_size for name in files)
-    trained = run_here('benchmark_detector.py', 'quick.py', '--train', *options)
-    assert re.search(r'\| forward \| backward \| optimizer \| rest', trained.stdout)
-
-
-def test_operators_are_timed_by_command(run_here, workplace):
-    options = ('--quick', '--rounds', 1, '--threads', 1, '--only', 'nms', '--work-dir', 'ops')
-    done = run_here('benchmark_operators.py', *options)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'\| nms +\| 40 boxes +\| +[\d.]+ \|', done.stdout)
-    assert 'nms: 90 boxes' in done.stderr
-    assert all((workplace / 'ops' / f'operators.{kind}').stat().st_size for kind in ('md', 'csv'))
-
-
-@pytest.mark.parametrize(
-    ('args', 'message'),
-    [
-        (('benchmark_detector.py', 'quick.py', '--size', 16, 64), 'at least 32 pixels'),
-        (('benchmark_operators.py', '--only', 'nmss'), 'Did you mean nms'),
-    ],
-)
-def test_what_cannot_be_timed_is_one_paragraph(run_here, args, message):
-    done = run_here(*args)
-    assert done.returncode == 2
-    assert message in done.stderr

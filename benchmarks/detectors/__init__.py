@@ -1,1 +1,0 @@
-"""Whole detectors and segmenters side by side, from the image file to the result."""

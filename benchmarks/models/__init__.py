@@ -1,0 +1,1 @@
+"""Whole detectors and segmenters side by side, and where their time goes."""
