@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from benchmarks.survey import run_survey
+from benchmarks.studies.survey import run_survey
 from hiera_mm.errors import run_tool
 from hiera_mm.swap.swapping import check_arch, prepare, read
 from hiera_mm.swap.write import check_out, default_out
