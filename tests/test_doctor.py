@@ -233,3 +233,4 @@ def test_survives_broken_packages(tmp_path, monkeypatch, package, source, what):
     assert result.returncode == 1, result.stderr
     assert what in result.stdout
     assert result.stdout.count('BROKEN') == 1
+    assert ('hiera_mm cannot work here' in result.stderr) == (package == 'torch')
