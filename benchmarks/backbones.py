@@ -78,7 +78,7 @@ def run(setting: argparse.Namespace) -> None:
     from benchmarks.kit.ledger import Ledger
     from benchmarks.kit.options import check_archs, say
     from benchmarks.kit.tables import write_csv
-    from hiera_mm.cost.sizes import parse_size
+    from hiera_mm.trial.configs import parse_size
 
     given = {name: vars(setting).pop(name) for name in ('arch', 'size', 'work_dir', 'fresh')}
     sizes, folder = [parse_size(values) for values in given['size'] or SIZES], given['work_dir']

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     from benchmarks.kit.tables import write_csv
     from benchmarks.models.measuring import measure, read_all
     from benchmarks.models.report import COLUMNS, csv_rows, describe, draw_results, results_table
-    from hiera_mm.cost.sizes import parse_size
     from hiera_mm.engine.launch import check_device, make_folder
+    from hiera_mm.trial.configs import parse_size
 
     args.size = None if args.size is None else parse_size(args.size)
     check_device(args.device)

@@ -6,19 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
 
-import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
-from hiera_mm.cost.building import read
-from hiera_mm.cost.measure import DTYPES, Setting, measure
-from hiera_mm.cost.report import describe, parts_table, summary, write_csv
-from hiera_mm.cost.sizes import parse_size
-from hiera_mm.engine.launch import make_folder
-from hiera_mm.errors import run_tool
-
-
-def main() -> None:
-    """Parse the command line, measure each config at each size, and print tables."""
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='Models are built with random weights; no data set and no checkpoint is read.',
@@ -39,7 +29,9 @@ def main() -> None:
         help='height and width, or one side of a square; repeat for several (those of the test)',
     )
     parser.add_argument('--device', default='cpu', help='cpu or cuda (%(default)s)')
-    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='(%(default)s)')
+    parser.add_argument(
+        '--dtype', default='float32', choices=['float32', 'bfloat16'], help='(%(default)s)'
+    )
     parser.add_argument('--no-time', action='store_true', help='do not time predictions')
     parser.add_argument(
         '--no-activations', action='store_true', help='do not run a training forward pass'
@@ -53,11 +45,20 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
         metavar='KEY=VALUE',
         help='override settings of the configs',
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure_all(args: argparse.Namespace) -> None:
+    """Measure each config at each size, and print tables."""
+    import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
+    from hiera_mm.cost.measure import Setting, measure
+    from hiera_mm.cost.report import describe, parts_table, summary, write_csv
+    from hiera_mm.engine.launch import make_folder
+    from hiera_mm.trial.configs import parse_size, read
+
     sizes = [parse_size(values) for values in args.size]
     setting = Setting(
         device=args.device,
@@ -82,5 +83,14 @@ def main() -> None:
         write_csv(costs, args.csv)
 
 
+def main() -> None:
+    """Parse the command line and measure."""
+    args = parse_args()
+
+    from hiera_mm.errors import run_tool
+
+    run_tool(lambda: measure_all(args))
+
+
 if __name__ == '__main__':
-    run_tool(main)
+    main()

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from benchmarks.peers import PEERS, Peer, randomise
 from benchmarks.peers.compare import LIMIT, agree, differences
 from hiera_mm.backbone import Hiera
-from hiera_mm.cost.counting import counting
-from hiera_mm.cost.hollow import WithoutProducts
-from hiera_mm.cost.sizes import Size
+from hiera_mm.cost.counting import WithoutProducts, counting
 from hiera_mm.network import VARIANTS
 from hiera_mm.network.layout import MASK_UNIT
 from hiera_mm.network.position import Absolute, kind_of
 from hiera_mm.network.trunk import WINDOW_PIXELS
-from hiera_mm.swap.trial import import_models, in_scope
+from hiera_mm.trial.configs import Size
+from hiera_mm.trial.models import import_models, in_scope
 
 SEED = 0
 OURS = 'hiera_mm.Hiera'

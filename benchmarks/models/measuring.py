@@ -15,9 +15,8 @@ from mmengine.config import Config
 from benchmarks.kit.timing import Times, measure_rounds, on_threads
 from benchmarks.models.parts import PartClock, divided
 from benchmarks.models.passes import Iteration, Prediction, write_photo
-from hiera_mm.cost.building import read
-from hiera_mm.cost.sizes import Size
 from hiera_mm.errors import UserError
+from hiera_mm.trial.configs import Size, read
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,20 @@ from benchmarks.models.objects import show_objects
 from benchmarks.models.parts import Divide, undivided
 from demo.shapes.files import write_image
 from demo.shapes.scenes import LEAST_SIDE, draw_scene
-from hiera_mm.cost.batch import processed_batch
 from hiera_mm.cost.measure import precision
-from hiera_mm.cost.sizes import Size, test_size
 from hiera_mm.engine.config import as_list, walk
 from hiera_mm.errors import ConfigError, UserError
-from hiera_mm.swap import trial
-from hiera_mm.swap.nested import copied
-from hiera_mm.swap.samples import BATCH
-from hiera_mm.swap.trial import in_scope
+from hiera_mm.trial import models
+from hiera_mm.trial.batches import BATCH, processed_batch
+from hiera_mm.trial.configs import Size, copied, test_size
+from hiera_mm.trial.models import in_scope
 
 
 class Prediction:
     """One image, from a file on the disk to what the model predicts for it.
 
     Args:
-        cfg: A config that :func:`hiera_mm.cost.building.read` returned.
+        cfg: A config that :func:`hiera_mm.trial.configs.read` returned.
         photo: The image file.
         size: Height and width to which the pipeline resizes; None for what the config says.
         device: A torch device.
@@ -80,7 +78,7 @@ class Iteration:
     """A training iteration of a made-up batch: losses, gradients, and a step of AdamW.
 
     Args:
-        cfg: A config that :func:`hiera_mm.cost.building.read` returned.
+        cfg: A config that :func:`hiera_mm.trial.configs.read` returned.
         size: Height and width of the images; None for those of the config's test.
         device: A torch device.
         dtype: ``'float32'``, or ``'bfloat16'`` for mixed precision.
@@ -111,7 +109,7 @@ class Iteration:
 
 
 def _build(cfg: Config, device: str) -> nn.Module:
-    return trial.build(cfg.model, cfg.default_scope, max_objects=None).to(device)
+    return models.build(cfg.model, cfg.default_scope).to(device)
 
 
 def write_photo(file: Path, size: Size) -> None:

@@ -17,7 +17,7 @@ from hiera_mm import ops
 from hiera_mm.cost.parts import REST
 from hiera_mm.cost.report import three_digits
 from hiera_mm.engine.launch import describe_device
-from hiera_mm.swap.samples import BATCH
+from hiera_mm.trial.batches import BATCH
 
 COLUMNS = (
     'config',

@@ -25,10 +25,10 @@ from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.tables import markdown_table, write_csv
 from hiera_mm.doctor import installed_versions
 from hiera_mm.errors import ConfigError
-from hiera_mm.swap.find import TOOLBOXES, configs_in, owners, shipped
 from hiera_mm.swap.swapping import prepare, read
 from hiera_mm.swap.ways import KEEPS_CHANNELS
-from hiera_mm.swap.workbench import Workbench
+from hiera_mm.trial.configs import configs_in, loads_masks, owners, shipped
+from hiera_mm.trial.models import try_out
 
 SWAPPED, REFUSED, UNUSABLE = 'swapped', 'refused', 'original fails'
 LIMIT = 600  # seconds for one config
@@ -115,14 +115,14 @@ def _examine_all(
     print()
 
 
-def examine(name: str, file: Path, arch: str, workbench: Workbench) -> Result:
+def examine(name: str, file: Path, arch: str, call: Callable[..., Any]) -> Result:
     """Try one config.
 
     Args:
         name: What to call it.
         file: Where it is.
         arch: The Hiera.
-        workbench: Where models are tried.
+        call: Calls what builds and runs models.
 
     Returns:
         ``status``, and, where known, ``reason``, ``model``, ``backbone``, ``seconds`` and whether
@@ -139,7 +139,7 @@ def examine(name: str, file: Path, arch: str, workbench: Workbench) -> Result:
     except ConfigError as error:
         return dict(status=UNUSABLE, reason=str(error).replace(f'{file} ', ''))
     try:
-        swapped = prepare(original, arch, workbench=workbench)
+        swapped = prepare(original, arch, call=call)
         with tempfile.TemporaryDirectory() as folder:
             swapped.write(Path(folder) / 'swapped.py')
         result['status'] = SWAPPED
@@ -153,11 +153,36 @@ def examine(name: str, file: Path, arch: str, workbench: Workbench) -> Result:
         if not kinds:
             return result  # whether it works or not: there is nothing to swap
         try:
-            workbench.try_out(model, original.scope, masks=original.has_masks, gradients=False)
+            masks = loads_masks(original.config)
+            call(try_out, model, original.scope, masks=masks, gradients=False)
         except Exception as first:
             result |= dict(status=UNUSABLE, reason=f'{type(first).__name__}: {first}')
     result['seconds'] = round(time.perf_counter() - start, 1)
     return result
+
+
+def remembering() -> Callable[..., Any]:
+    """Return what calls functions, and answers a call that it knows with what came of the first.
+
+    Many models agree but for the depth of the backbone that is taken out.
+    """
+    known: dict[str, tuple[Any, Exception | None]] = {}
+
+    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        key = repr((function.__name__, args, kwargs))
+        if key not in known:
+            try:
+                known[key] = (function(*args, **kwargs), None)
+            except Exception as error:
+                # Without the frames that it and those before it came through: they hold the model.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+                known[key] = (None, error)
+        result, error = known[key]
+        if error is not None:
+            raise error
+        return result
+
+    return call
 
 
 def family_rows(results: Mapping[str, Result]) -> list[dict[str, Any]]:
@@ -215,13 +240,7 @@ def _configs(folder: Path | None) -> dict[str, Path]:
         if not found:
             raise ConfigError(f'There are no configs (*.py) in {folder.absolute()}.')
         return found
-    found = {}
-    for toolbox in TOOLBOXES:
-        try:
-            found |= shipped(toolbox)
-        except ImportError:
-            continue
-    return found
+    return shipped()
 
 
 def _lead(
@@ -273,15 +292,15 @@ def _work(pipe: Connection, arch: str) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what the toolboxes print would break up the progress bar
         os.dup2(silence, stream)
-    workbench, family = Workbench(), None
+    call, family = remembering(), None
     while True:
         try:
             name, file = pipe.recv()
         except EOFError:
             return
         if name.rpartition('/')[0] != family:
-            workbench, family = Workbench(), name.rpartition('/')[0]
-        pipe.send(examine(name, file, arch, workbench))
+            call, family = remembering(), name.rpartition('/')[0]
+        pipe.send(examine(name, file, arch, call))
         gc.collect()  # models have cycles, and the next one may need the memory
 
 

@@ -13,19 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..engine.config import as_list
+from ..engine.config import as_list, walk
 from ..engine.launch import check_device
 from ..errors import UserError
-from ..swap.samples import BATCH
-from ..swap.trial import in_scope
+from ..trial import models
+from ..trial.batches import BATCH, processed_batch
+from ..trial.configs import Size, copied, test_size
 from .activations import saved_activations
-from .batch import batch_size, processed_batch
-from .building import build
-from .counting import counting
-from .hollow import WithoutProducts
+from .counting import WithoutProducts, counting
 from .parts import Parts, is_backbone
-from .sizes import Size, test_size
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -57,9 +55,13 @@ class Setting:
         if self.repeats < 1:
             raise UserError(f'repeats must be at least 1, got {self.repeats}')
 
+    @property
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which models run."""
+        return precision(self.device, self.dtype)
 
-@dataclass(frozen=True)
-class Part:
+
+class Part(NamedTuple):
     """What a part of a model costs.
 
     Attributes:
@@ -126,8 +128,7 @@ class Cost:
 
 
 def _sum(name: str, parts: Sequence[Part]) -> Part:
-    numbers = [(part.parameters, part.multiply_adds, part.attention) for part in parts]
-    return Part(name, *map(sum, zip((0, 0, 0), *numbers, strict=True)))
+    return Part(name, *map(sum, zip((0, 0, 0), *(part[1:] for part in parts), strict=True)))
 
 
 def measure(
@@ -136,7 +137,7 @@ def measure(
     """Measure what a config's model costs, for one image at each size.
 
     Args:
-        cfg: A config that :func:`.building.read` returned.
+        cfg: A config that :func:`hiera_mm.trial.configs.read` returned.
         sizes: Heights and widths; none for that of the config's test.
         setting: How to measure.
         report: Called with a line about what happens next.
@@ -151,113 +152,100 @@ def measure(
     costs = []
     for size in sizes:
         where = f'{name} at {size[0]}x{size[1]}'
-        with in_scope(cfg.default_scope):
+        with models.in_scope(cfg.default_scope):
             report(f'{where}: counting multiply-adds')
-            parts, detections = count(model, cfg, size, setting)
+            parts, detections = _count(model, cfg, size, setting)
             activations = prediction = training = None
             if setting.activations:
                 report(f'{where}: a training forward pass')
-                activations = measure_activations(model, cfg, size, setting)
+                activations = _activations(model, cfg, size, setting)
             if setting.timed:
                 report(f'{where}: {setting.repeats + 1} predictions')
-                prediction = time_prediction(model, cfg, size, setting)
+                prediction = _time_prediction(model, cfg, size, setting)
             if setting.train:
                 report(f'{where}: {setting.repeats + 1} training iterations')
-                training = time_training(model, cfg, size, setting)
+                training = _time_training(model, cfg, size, setting)
         costs.append(Cost(name, size, parts, detections, activations, prediction, training))
     return costs
 
 
-def count(
+def build(cfg: Config) -> nn.Module:
+    """Build the model of a config for counting: random weights, in evaluation mode.
+
+    Of random weights no detection would pass a score threshold, so thresholds become 0: what
+    follows them then processes as much as the test settings allow.
+
+    Args:
+        cfg: A config that :func:`hiera_mm.trial.configs.read` returned.
+    """
+    model = copied(cfg.model)
+    for node in walk(model):
+        if isinstance(node.get('score_thr'), int | float):
+            node['score_thr'] = 0.0
+    return models.build(model, cfg.default_scope).eval()
+
+
+def precision(device: str, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which models run in a dtype, as autocast mixes it with float32.
+
+    Args:
+        device: A torch device.
+        dtype: One of `DTYPES`.
+    """
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == 'bfloat16')
+
+
+def _count(
     model: nn.Module, cfg: Config, size: Size, setting: Setting
 ) -> tuple[tuple[Part, ...], int | None]:
-    """Count parameters and the multiply-adds of one prediction.
-
-    Args:
-        model: The model, in evaluation mode.
-        cfg: Its config.
-        size: Height and width of the image.
-        setting: How to measure.
-
-    Returns:
-        The parts, and the number of detections if the model detects.
-    """
+    """Return the parts of a model with their costs, and the detections if the model detects."""
     data = processed_batch(model, cfg, size)
     torch.manual_seed(0)
-    with (
-        torch.no_grad(),
-        precision(setting.device, setting.dtype),
-        WithoutProducts(),
-        counting(model) as counts,
-    ):
+    with torch.no_grad(), setting.precision, WithoutProducts(), counting(model) as counts:
         results = model(**data, mode='predict')
     parameters = Parts(model).parameters()
-    parts = []
-    for name in dict.fromkeys([*counts.total, *parameters]):
-        if parameters[name] or counts.total[name]:
-            parts.append(Part(name, parameters[name], counts.total[name], counts.attention[name]))
+    parts = [
+        Part(name, parameters[name], counts.total[name], counts.attention[name])
+        for name in dict.fromkeys([*counts.total, *parameters])
+    ]
     instances = getattr(as_list(results)[0], 'pred_instances', None)
-    return tuple(parts), None if instances is None else len(instances)
+    used = tuple(part for part in parts if part.parameters or part.multiply_adds)
+    return used, None if instances is None else len(instances)
 
 
-def measure_activations(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> int:
-    """Return the bytes that one image keeps for the backward pass in training.
-
-    Args:
-        model: The model, in evaluation mode; it is so again afterwards.
-        cfg: Its config.
-        size: Height and width of the image.
-        setting: How to measure.
-    """
+def _activations(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> int:
+    """Return the bytes that one image keeps for the backward pass in training."""
     model.train()
-    images = batch_size(model)
+    # Norms over a batch need more than one value.
+    images = BATCH if any(isinstance(m, _BatchNorm) and m.training for m in model.modules()) else 1
     data = processed_batch(model, cfg, size, count=images, training=True)
     torch.manual_seed(0)
-    with (
-        precision(setting.device, setting.dtype),
-        WithoutProducts(),
-        saved_activations(model) as activations,
-    ):
+    with setting.precision, WithoutProducts(), saved_activations(model) as activations:
         model(**data, mode='loss')
     model.eval()
     return activations.bytes // images
 
 
-def time_prediction(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
-    """Time predictions of one image, from the normalised batch to the result.
-
-    Args:
-        model: The model, in evaluation mode.
-        cfg: Its config.
-        size: Height and width of the image.
-        setting: How to measure.
-    """
+def _time_prediction(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
+    """Time predictions of one image, from the normalised batch to the result."""
     data = processed_batch(model, cfg, size)
 
     def predict() -> None:
-        with torch.no_grad(), precision(setting.device, setting.dtype):
+        with torch.no_grad(), setting.precision:
             model(**data, mode='predict')
 
     return _timing(predict, setting)
 
 
-def time_training(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
-    """Time training iterations: losses, gradients, and a step of AdamW.
-
-    Args:
-        model: The model, in evaluation mode; it is so again afterwards, and its weights are
-            others.
-        cfg: Its config.
-        size: Height and width of the images, of which there are `BATCH`.
-        setting: How to measure.
-    """
+def _time_training(model: nn.Module, cfg: Config, size: Size, setting: Setting) -> Timing:
+    """Time training iterations: losses, gradients, and a step of AdamW; weights change."""
     model.train()
     data = processed_batch(model, cfg, size, count=BATCH, training=True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
 
     def iterate() -> None:
-        with precision(setting.device, setting.dtype):
+        with setting.precision:
             losses = model(**data, mode='loss')
         model.parse_losses(losses)[0].backward()
         optimizer.step()
@@ -284,13 +272,3 @@ def _timing(work: Callable[[], None], setting: Setting) -> Timing:
         torch.cuda.reset_peak_memory_stats(device)
     median = statistics.median(seconds() for _ in range(setting.repeats))
     return Timing(median, torch.cuda.max_memory_allocated(device) if on_gpu else None)
-
-
-def precision(device: str, dtype: str) -> AbstractContextManager[Any]:
-    """Return the context in which models run in a dtype, as autocast mixes it with float32.
-
-    Args:
-        device: A torch device.
-        dtype: One of `DTYPES`.
-    """
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == 'bfloat16')

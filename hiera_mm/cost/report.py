@@ -10,7 +10,7 @@ import torch
 
 from .. import ops
 from ..engine.launch import describe_device
-from ..swap.samples import BATCH
+from ..trial.batches import BATCH
 from .measure import Cost, Part, Setting, Timing
 
 MEGA, GIGA, MIB = 1e6, 1e9, 2**20
@@ -38,14 +38,14 @@ def describe(setting: Setting) -> str:
 def parts_table(cost: Cost) -> str:
     """Return the cost of each part as a table, with memory and speed below it."""
     total = cost.total
-    rows = [('part', 'parameters (M)', '%', 'GFLOPs', '%', 'attention (GFLOPs)')]
-    rows += [_cells(part, total) for part in (*cost.parts, total)]
-    lines = [f'{cost.config}, {cost.size[0]}x{cost.size[1]}', '', *_aligned(rows), '']
+    head = ('part', 'parameters (M)', '%', 'GFLOPs', '%', 'attention (GFLOPs)')
+    rows = [_cells(part, total) for part in (*cost.parts, total)]
+    lines = [f'{cost.config}, {cost.size[0]}x{cost.size[1]}', '']
+    lines += [table(head, rows, markdown=False), '']
     if cost.detections is not None:
         lines.append(f'counted with {cost.detections} detections')
     if cost.activations is not None:
-        kept = cost.activations / MIB
-        lines.append(f'kept for the backward pass: {kept:,.0f} MiB an image')
+        lines.append(f'kept for the backward pass: {cost.activations / MIB:,.0f} MiB an image')
     for name, timing, images in _timings(cost):
         if timing is not None:
             speed = f'{three_digits(images / timing.seconds)} images/s'
@@ -62,13 +62,40 @@ def summary(costs: Sequence[Cost], *, markdown: bool = False) -> str:
         costs: What was measured.
         markdown: Return it in Markdown.
     """
-    rows = [_HEAD, *map(_summary_cells, costs)]
-    used = [i for i, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
-    rows = [tuple(row[i] for i in used) for row in rows]
-    if not markdown:
-        return '\n'.join(_aligned(rows))
-    rows.insert(1, ('---', '---', *['---:'] * (len(used) - 2)))
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+    rows = [_summary_cells(cost) for cost in costs]
+    return table(_HEAD, rows, texts=2, markdown=markdown)
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    texts: int = 1,
+    keep_empty: bool = False,
+    markdown: bool = True,
+) -> str:
+    """Return an aligned table.
+
+    Args:
+        head: Names of the columns.
+        rows: A cell for each column.
+        texts: How many of the first columns are texts, aligned to the left.
+        keep_empty: Keep columns that nothing is in.
+        markdown: Return it in Markdown, else for a terminal.
+    """
+    padded, rules = [], []
+    for index, column in enumerate(zip(head, *rows, strict=True)):
+        if not keep_empty and not any(column[1:]):
+            continue
+        width = max(3, *map(len, column))
+        is_text = index < texts
+        padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in column])
+        rules.append('-' * width if is_text or not markdown else '-' * (width - 1) + ':')
+    first, *others = zip(*padded, strict=True)
+    if markdown:
+        return '\n'.join(f'| {" | ".join(cells)} |' for cells in (first, rules, *others))
+    lines = ['  '.join(cells).rstrip() for cells in (first, *others)]
+    return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
 
 
 def write_csv(costs: Sequence[Cost], file: Path) -> None:
@@ -167,14 +194,3 @@ def three_digits(value: float) -> str:
         value: The number.
     """
     return f'{value:.3g}' if value < 999.5 else f'{value:.0f}'
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return rows as lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *numbers in rows:
-        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-        lines.append('  '.join([name.ljust(widths[0]), *cells]).rstrip())
-    lines.insert(1, '-' * max(map(len, lines)))
-    return lines

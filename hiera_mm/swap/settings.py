@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.config import as_list, walk
-from .find import owners
-from .nested import Path, type_name
-from .probe import RGB, image_channels
+from ..trial.configs import RGB, Keys, image_channels, owners
+from .ways import type_name
 
 # What every published Hiera was trained on.
 MEAN = [123.675, 116.28, 103.53]
@@ -48,7 +47,7 @@ def drop_old_weights(cfg: dict[str, Any]) -> tuple[str, ...]:
     if cfg.get('load_from'):
         named[str(cfg['load_from'])] = None
         cfg['load_from'] = None
-    for node in (cfg['model'], *(owner for path, owner in owners(cfg['model']) if path)):
+    for node in (cfg['model'], *(owner for _, owner in owners(cfg['model']))):
         for part in (node, node.get('backbone') or {}):
             if isinstance(part.get('pretrained'), str):
                 named[part['pretrained']] = None
@@ -62,12 +61,12 @@ def drop_old_weights(cfg: dict[str, Any]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]) -> None:
+def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Keys, str]) -> None:
     """Change how images are normalised, in place, to what Hiera was trained on.
 
     Images of other channels than red, green and blue are left as they are.
     """
-    if any(image_channels(owner['backbone']) != RGB for _, owner in owners(cfg['model'])):
+    if image_channels(cfg['model']) != RGB:
         return
     in_rgb = any(
         'LoadImage' in str(node.get('type')) and node.get('channel_order') == 'rgb'
@@ -97,7 +96,7 @@ def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Path, str]
 
 
 def train_as_transformer(
-    cfg: dict[str, Any], scope: str, arch: str, *, has_weights: bool, remarks: dict[Path, str]
+    cfg: dict[str, Any], scope: str, arch: str, *, has_weights: bool, remarks: dict[Keys, str]
 ) -> None:
     """Change optimiser, learning rates and decay, in place, to what suits a transformer.
 
@@ -150,7 +149,7 @@ def train_as_transformer(
         wrapper['paramwise_cfg'] = options
 
 
-def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[Path, str]) -> None:
+def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[Keys, str]) -> None:
     """Let a schedule follow a learning rate that was multiplied by a factor."""
     schedule = as_list(cfg.get('param_scheduler'))
     changes = []
@@ -168,7 +167,7 @@ def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[P
         remarks[('param_scheduler',)] = ' '.join(dict.fromkeys(changes))
 
 
-def _preprocessors(node: Any, path: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _preprocessors(node: Any, path: Keys) -> list[tuple[Keys, dict[str, Any]]]:
     """Return the data preprocessors in a model that do the work, not those around them."""
     found = []
     if isinstance(node, dict):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +15,10 @@ from .. import __version__, weights
 from ..backbone import Hiera
 from ..engine.config import as_list
 from ..errors import CheckpointError, ConfigError
+from ..trial.configs import TOOLBOXES, Keys, copied, loads_masks, owners, resolve
 from ..weights.catalog import entry_of
 from . import settings
-from .find import TOOLBOXES, configs_root, loads_masks, owners, resolve
-from .model import swap_model
-from .nested import Path, copied, type_name
-from .workbench import Workbench
+from .ways import call_directly, swap_model, type_name
 from .write import base_module, base_path, check_out, short_config
 
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
@@ -37,15 +35,10 @@ class Original:
         lazy: Whether it is in the pure-Python style.
     """
 
-    file: File
+    file: Path
     config: dict[str, Any]
     scope: str
     lazy: bool
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the annotations that it loads for training have masks."""
-        return loads_masks(self.config)
 
 
 @dataclass(frozen=True)
@@ -64,35 +57,29 @@ class Swapped:
     original: Original
     config: dict[str, Any]
     arch: str
-    remarks: dict[Path, str]
+    remarks: dict[Keys, str]
     dropped: tuple[str, ...]
     prediction_error: str | None
 
-    def text(self, out: File) -> str:
+    def text(self, out: Path) -> str:
         """Return the short config that makes this one of the original.
 
         Args:
             out: Where it is going to be, as it names the original from there.
         """
-        original = self.original
-        kinds = [type_name(o['backbone'].get('type')) for _, o in owners(original.config['model'])]
+        old, file, lazy = self.original.config, self.original.file, self.original.lazy
+        kinds = [type_name(owner['backbone'].get('type')) for _, owner in owners(old['model'])]
         head = (
-            f'{original.file.stem} with Hiera ({self.arch}) in the place of '
+            f'{file.stem} with Hiera ({self.arch}) in the place of '
             f'{" and ".join(dict.fromkeys(kinds))}, written by '
             f'tools/swap_backbone.py of hiera_mm {__version__}.'
         )
         if self.dropped:
             head += f'\nLeft out, as they are of the old network: {", ".join(self.dropped)}.'
-        package = _package_of(original.file)
-        if original.lazy:
-            base = base_module(original.file, out, package)
-        else:
-            base = base_path(original.file, out, absolute=package is not None)
-        return short_config(
-            base, original.config, self.config, self.remarks, head, lazy=original.lazy
-        )
+        base = base_module(file, out) if lazy else base_path(file, out)
+        return short_config(base, old, self.config, self.remarks, head, lazy=lazy)
 
-    def write(self, out: str | os.PathLike, *, force: bool = False) -> File:
+    def write(self, out: str | os.PathLike, *, force: bool = False) -> Path:
         """Write the short config; it is read again before it gets its name.
 
         Args:
@@ -107,15 +94,11 @@ class Swapped:
         """
         out = check_out(out, force=force)
         # Beside the final place, for the relative paths inside.
-        with tempfile.NamedTemporaryFile(
-            'w', encoding='utf-8', dir=out.parent, prefix='swap_', suffix='.py', delete=False
-        ) as stream:
-            draft = File(stream.name)
-            stream.write(self.text(out))
+        draft = out.with_name(f'draft_{os.getpid()}_{out.name}')
         try:
+            draft.write_text(self.text(out), encoding='utf-8')
             if plain(Config.fromfile(draft)) != self.config:
                 raise RuntimeError(f'the config written for {self.original.file} reads otherwise')
-            draft.chmod(0o666 & ~_umask())
             draft.replace(out)
         finally:
             draft.unlink(missing_ok=True)
@@ -183,7 +166,7 @@ def prepare(
     *,
     weights: str | None = None,
     keep_schedule: bool = False,
-    workbench: Workbench | None = None,
+    call: Callable[..., Any] = call_directly,
 ) -> Swapped:
     """Put Hiera into a config that was read.
 
@@ -192,14 +175,14 @@ def prepare(
         arch: As for :func:`swap`.
         weights: As for :func:`swap`.
         keep_schedule: As for :func:`swap`.
-        workbench: Where models are tried.
+        call: As for :func:`.ways.swap_model`.
 
     Raises:
         ConfigError: As :func:`swap`.
         CheckpointError: As :func:`swap`.
     """
     check_arch(arch, weights)
-    remarks: dict[Path, str] = {}
+    remarks: dict[Keys, str] = {}
     new = copied(original.config)
     options: dict[str, Any] = dict(arch=arch)
     if not keep_schedule:
@@ -211,13 +194,11 @@ def prepare(
     model = dict(new['model'])
     if 'data_preprocessor' in new:  # as mmengine's runner does
         model.setdefault('data_preprocessor', new['data_preprocessor'])
-    name = original.file.stem
+    masks = loads_masks(original.config)
     try:
-        swapped = swap_model(
-            model, original.scope, options, masks=original.has_masks, workbench=workbench
-        )
+        swapped = swap_model(model, original.scope, options, masks=masks, call=call)
     except ConfigError as error:
-        raise ConfigError(f'{name} cannot take Hiera: {error}') from error
+        raise ConfigError(f'{original.file.stem} cannot take Hiera: {error}') from error
     if 'data_preprocessor' not in new['model']:
         swapped.model.pop('data_preprocessor', None)
     new['model'] = swapped.model
@@ -230,10 +211,10 @@ def prepare(
             new, original.scope, arch, has_weights=weights is not None, remarks=remarks
         )
     imports = new.pop('custom_imports', None) or {}
+    # Ours comes first, since it supplies operators that others may import.
     modules = [name for name in as_list(imports.get('imports')) if name != 'hiera_mm']
-    # First, since it supplies operators that others may import.
-    custom = dict(imports=['hiera_mm', *modules], allow_failed_imports=False)
-    custom = {**custom, **imports, 'imports': custom['imports']}
+    custom = {'imports': [], 'allow_failed_imports': False, **imports}
+    custom['imports'] = ['hiera_mm', *modules]
     # In the order in which one reads.
     new = {'custom_imports': custom, 'model': new.pop('model'), **new}
     return Swapped(original, new, arch, remarks, dropped, swapped.prediction_error)
@@ -262,21 +243,3 @@ def check_arch(arch: str, source: str | None) -> None:
 def plain(config: Config) -> dict[str, Any]:
     """Return a config as plain dicts, lists and tuples, types of lazy ones as their names."""
     return copied(config.to_dict())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _package_of(file: File) -> File | None:
-    """Return the installed package that a config is part of: none may be moved, or found beside."""
-    for toolbox in TOOLBOXES:
-        try:
-            package = configs_root(toolbox).parents[1]
-        except ImportError:
-            continue
-        if package in file.parents:
-            return package
-    return None

@@ -1,16 +1,18 @@
-"""The ways in which Hiera can take the place of a backbone, and what follows from each.
+"""The ways in which Hiera can take the place of a backbone, and the first of them that works.
 
 Each way is a function of the part of a model that has the backbone, what the backbone gives, the
-toolbox's scope, and the options of Hiera other than those of its outputs.
+toolbox's scope, and the options of Hiera other than those of its outputs. It returns what has to
+change in that part, or None where it does not apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,11 +20,10 @@ from ..backbone import Hiera
 from ..errors import ConfigError
 from ..network.trunk import STRIDES
 from ..network.variants import NUM_STAGES
-from . import probe
-from .channels import channel_changes, output_changes
-from .nested import Path, copied, put
-from .probe import Feature
-from .stages import choose_stages
+from ..trial.configs import RGB, Keys, copied, image_channels, owners
+from ..trial.models import Trial, try_out
+from .features import Feature, choose_stages, emitted, emitted_by_neck
+from .readers import channel_changes, output_changes
 
 KEEPS_CHANNELS = (
     'What reads the features was made for these very channels and strides, so the backbone gives '
@@ -32,35 +33,129 @@ KEEPS_STRIDES = 'What reads the features was made for these strides.'
 NECK_DROPPED = 'Hiera has a pyramid of its own: the neck that made one of a single map is left out.'
 NECK_REPLACED = 'Hiera has a pyramid of its own, which an FPN reads.'
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Change:
-    """What is to become of the part of a model that has the backbone.
+
+class Change(NamedTuple):
+    """New values by their path in the part of a model that has the backbone, and why."""
+
+    values: dict[Keys, Any]
+    remarks: Mapping[Keys, str] = {}
+
+
+@dataclass
+class SwappedModel:
+    """A model with Hiera inside.
 
     Attributes:
-        values: New values by their path in it.
-        remarks: Why, by path.
+        model: Its complete config.
+        remarks: Why something is as it is, by path in the config.
+        unread: Whether an output of the backbone goes into no loss.
+        prediction_error: What it raises in testing, as the model before it does; mostly None.
     """
 
-    values: dict[Path, Any]
-    remarks: dict[Path, str] = field(default_factory=dict)
+    model: dict[str, Any]
+    remarks: dict[Keys, str] = field(default_factory=dict)
+    unread: bool = False
+    prediction_error: str | None = None
+
+    def apply(self, path: Keys, change: Change) -> None:
+        """Make a change to the part of the model at a path."""
+        put(at(self.model, path), change.values)
+        self.remarks |= {(*path, *inner): remark for inner, remark in change.remarks.items()}
+
+
+def call_directly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function."""
+    return function(*args, **kwargs)
+
+
+def swap_model(
+    model: Mapping[str, Any],
+    scope: str,
+    options: Mapping[str, Any],
+    *,
+    masks: bool = True,
+    call: Callable[..., Any] = call_directly,
+) -> SwappedModel:
+    """Put Hiera into a model, and make sure that it computes losses, gradients and predictions.
+
+    Args:
+        model: The config of the model.
+        scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
+        options: Options of :class:`~hiera_mm.backbone.Hiera` other than those of its outputs.
+        masks: Whether the data that it is trained on has masks.
+        call: Calls the functions that build and run something. Who swaps many models that are much
+            alike can remember what they returned.
+
+    Raises:
+        ConfigError: If there is no backbone to swap, or no way that works; the message says why.
+    """
+    parts = list(owners(model))
+    if not parts:
+        raise ConfigError('it has no backbone')
+    features = []
+    for _, owner in parts:
+        if type_name(owner['backbone'].get('type')) == Hiera.__name__:
+            raise ConfigError('it has Hiera already')
+        features.append(call(emitted, owner['backbone'], scope))
+
+    def tried(tested: Mapping[str, Any], *, gradients: bool = True) -> Trial:
+        return call(try_out, tested, scope, masks=masks, gradients=gradients)
+
+    reason: Exception | None = None
+    for way in (without_pyramid_neck, with_own_channels, with_old_channels):
+        swapped = SwappedModel(copied(model))
+        try:
+            changes = [
+                way(owner, found, scope, options)
+                for (_, owner), found in zip(parts, features, strict=True)
+            ]
+            if not any(changes):
+                continue
+            for (path, _), change in zip(parts, changes, strict=True):
+                if change is not None:
+                    swapped.apply(path, change)
+            swapped = _without_unread_outputs(swapped, tried)
+            failed = swapped.prediction_error
+            if failed is not None and failed != tried(model, gradients=False).prediction_error:
+                raise RuntimeError(f'in prediction: {failed}')
+            return swapped
+        except Exception as error:  # whatever a toolbox's model may raise
+            logger.debug('%s failed', way.__name__, exc_info=True)
+            reason = reason or error
+    raise ConfigError(f'with Hiera inside it fails: {type(reason).__name__}: {reason}')
+
+
+def _without_unread_outputs(swapped: SwappedModel, tried: Callable[..., Trial]) -> SwappedModel:
+    """Try a swapped model, and if outputs turn out to be read by nobody, the model without them."""
+    shown = tried(swapped.model)
+    swapped.prediction_error = shown.prediction_error
+    if not shown.unread:
+        return swapped
+    less = replace(swapped, model=copied(swapped.model), remarks=dict(swapped.remarks))
+    try:
+        for path, owner in list(owners(less.model)):
+            less.apply(path, without_outputs(owner, shown.unread))
+        again = tried(less.model)
+        if not again.unread and again.prediction_error == shown.prediction_error:
+            return less
+    except Exception:  # whatever a toolbox's model may raise; the one before it works
+        logger.debug('cannot leave out outputs', exc_info=True)
+    swapped.unread = True
+    return swapped
 
 
 def with_own_channels(
     owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
 ) -> Change:
-    """Give Hiera's own channels, and tell those that read them.
-
-    Args:
-        owner: The config of the model, or of the part of it, that has the backbone.
-        features: What the old backbone gives.
-        scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
-        options: Options of Hiera other than those of its outputs.
-    """
+    """Give Hiera's own channels, and tell those that read them."""
     backbone = _backbone(owner, features, options)
-    changes = channel_changes(owner, [f.channels for f in features], _channels(backbone))
+    built = _built(backbone)
+    changes = channel_changes(owner, [f.channels for f in features], built.out_channels)
     if owner.get('neck'):
-        changes |= _changes_behind_neck(owner, features, backbone, changes, scope)
+        given = list(map(Feature, built.out_channels, built.strides))
+        changes |= _changes_behind_neck(owner, features, given, changes, scope)
     remarks = {('backbone', 'out_strides'): KEEPS_STRIDES} if 'out_strides' in backbone else {}
     return Change({('backbone',): backbone, **changes}, remarks)
 
@@ -68,21 +163,16 @@ def with_own_channels(
 def _changes_behind_neck(
     owner: Mapping[str, Any],
     features: Sequence[Feature],
-    backbone: Mapping[str, Any],
-    changes: Mapping[Path, Any],
+    given: Sequence[Feature],
+    changes: Mapping[Keys, Any],
     scope: str,
-) -> dict[Path, Any]:
+) -> dict[Keys, Any]:
     """Find what has to change in the heads when a neck hands on channels of the backbone."""
-    new = copied(owner)
-    put(new, changes)
-    built = _built(backbone)
-    given = [
-        Feature(channels, stride)
-        for channels, stride in zip(built.out_channels, built.strides, strict=True)
-    ]
+    changed = copied(owner)
+    put(changed, changes)
     try:
-        before = probe.emitted_by_neck(owner['neck'], scope, features)
-        after = probe.emitted_by_neck(new['neck'], scope, given)
+        before = emitted_by_neck(owner['neck'], scope, features)
+        after = emitted_by_neck(changed['neck'], scope, given)
     except ConfigError:
         return {}  # it may want more than features; then the trial tells
     old, new = ([feature.channels for feature in found] for found in (before, after))
@@ -94,17 +184,10 @@ def _changes_behind_neck(
 def with_old_channels(
     owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
 ) -> Change:
-    """Give exactly what the old backbone gave, for readers whose channels are hard-wired.
-
-    Args:
-        owner: As for :func:`with_own_channels`.
-        features: As for :func:`with_own_channels`.
-        scope: As for :func:`with_own_channels`.
-        options: As for :func:`with_own_channels`.
-    """
+    """Give exactly what the old backbone gave, for readers whose channels are hard-wired."""
     backbone = _backbone(owner, features, options)
     strides = tuple(feature.stride for feature in features)
-    if 'out_strides' in backbone or strides != _strides(backbone):
+    if 'out_strides' in backbone or strides != tuple(_built(backbone).strides):
         backbone['out_strides'] = strides
     backbone['out_channels'] = tuple(feature.channels for feature in features)
     return Change({('backbone',): _ordered(backbone)}, {('backbone',): KEEPS_CHANNELS})
@@ -113,44 +196,30 @@ def with_old_channels(
 def without_pyramid_neck(
     owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
 ) -> Change | None:
-    """Leave out a neck that makes the pyramid that a plain ViT has not.
-
-    Args:
-        owner: As for :func:`with_own_channels`.
-        features: As for :func:`with_own_channels`.
-        scope: As for :func:`with_own_channels`.
-        options: As for :func:`with_own_channels`.
-
-    Returns:
-        The change; None if there is no such neck.
-    """
+    """Leave out a neck that makes the pyramid that a plain ViT has not."""
     neck = owner.get('neck')
     if not isinstance(neck, Mapping) or len({feature.stride for feature in features}) > 1:
         return None
     try:
-        pyramid = probe.emitted_by_neck(neck, scope, features)
+        pyramid = emitted_by_neck(neck, scope, features)
     except ConfigError:
         return None
-    strides = [feature.stride for feature in pyramid]
-    if strides[: len(STRIDES)] != list(STRIDES):
+    if [feature.stride for feature in pyramid[: len(STRIDES)]] != list(STRIDES):
         return None
-    if probe.image_channels(owner['backbone']) != probe.RGB:
-        options = dict(options, in_channels=probe.image_channels(owner['backbone']))
-    backbone = dict(type=Hiera.__name__, **options)
+    backbone = _with_image_channels(owner, dict(type=Hiera.__name__, **options))
+    channels = list(_built(backbone).out_channels)
     if len(pyramid) == NUM_STAGES and scope == 'mmseg':
         # Heads of mmseg read maps of any channels.
         heads = {key: value for key, value in owner.items() if key != 'neck'}
-        old = [feature.channels for feature in pyramid]
+        changes = channel_changes(heads, [feature.channels for feature in pyramid], channels)
         return Change(
-            {('backbone',): backbone, ('neck',): None}
-            | channel_changes(heads, old, _channels(backbone)),
-            {('neck',): NECK_DROPPED},
+            {('backbone',): backbone, ('neck',): None, **changes}, {('neck',): NECK_DROPPED}
         )
     if len({feature.channels for feature in pyramid}) > 1:
         return None
     fpn = dict(
         type='FPN' if scope == 'mmdet' else 'mmdet.FPN',
-        in_channels=list(_channels(backbone)),
+        in_channels=channels,
         out_channels=pyramid[0].channels,
         num_outs=len(pyramid),
     )
@@ -160,48 +229,45 @@ def without_pyramid_neck(
 
 
 def without_outputs(owner: Mapping[str, Any], unread: Sequence[int]) -> Change:
-    """Leave out outputs of a Hiera that nobody reads.
-
-    Args:
-        owner: The config of the model, or of the part of it, that has the Hiera.
-        unread: The outputs, by place.
+    """Leave out outputs of a Hiera, by place, that nobody reads.
 
     Raises:
         ConfigError: If none would be left.
     """
     backbone = dict(owner['backbone'])
-    channels = _channels(backbone)
+    channels = _built(backbone).out_channels
     kept = [place for place in range(len(channels)) if place not in unread]
     if not kept:
         raise ConfigError('no loss depends on the backbone')
-    changes = output_changes(owner, channels, unread)
-    indices = backbone.get('out_indices', tuple(range(NUM_STAGES)))
-    lists = {'out_indices': tuple(indices[place] for place in kept)}
-    for key in ('out_strides', 'out_channels'):
+    backbone.setdefault('out_indices', tuple(range(NUM_STAGES)))
+    for key in ('out_indices', 'out_strides', 'out_channels'):
         if key in backbone:
-            values = backbone.pop(key)
-            lists[key] = tuple(values[place] for place in kept)
-    if _are_own(lists['out_indices'], lists.get('out_strides')):
-        lists.pop('out_strides', None)
-    return Change({('backbone',): _ordered(backbone | lists), **changes})
+            backbone[key] = tuple(backbone[key][place] for place in kept)
+    if _are_own(backbone['out_indices'], backbone.get('out_strides')):
+        backbone.pop('out_strides', None)
+    changes = output_changes(owner, channels, unread)
+    return Change({('backbone',): _ordered(backbone), **changes})
 
 
 def _backbone(
     owner: Mapping[str, Any], features: Sequence[Feature], options: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return the config of the Hiera that takes the place of a backbone."""
     head = owner.get('decode_head')
     main = head.get('in_index', -1) if isinstance(head, Mapping) and not owner.get('neck') else None
     main = main if isinstance(main, int) else None
     indices, strides = choose_stages(features, owner['backbone'], main)
-    backbone: dict[str, Any] = dict(type=Hiera.__name__, **options)
-    channels = probe.image_channels(owner['backbone'])
-    if channels != probe.RGB:
-        backbone['in_channels'] = channels
+    backbone = _with_image_channels(owner, dict(type=Hiera.__name__, **options))
     if indices != tuple(range(NUM_STAGES)):
         backbone['out_indices'] = indices
     if not _are_own(indices, strides):
         backbone['out_strides'] = strides
     return _ordered(backbone)
+
+
+def _with_image_channels(owner: Mapping[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
+    channels = image_channels(owner)
+    return backbone if channels == RGB else {**backbone, 'in_channels': channels}
 
 
 def _ordered(backbone: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,9 +288,19 @@ def _built(backbone: Mapping[str, Any]) -> Hiera:
         return Hiera(**options)
 
 
-def _channels(backbone: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(_built(backbone).out_channels)
+def at(node: Any, path: Keys) -> Any:
+    """Return what stands at a path in a config."""
+    for step in path:
+        node = node[step]
+    return node
 
 
-def _strides(backbone: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(_built(backbone).strides)
+def put(node: Any, changes: Mapping[Keys, Any]) -> None:
+    """Put new values at paths of a config, in place."""
+    for (*way, last), value in changes.items():
+        at(node, tuple(way))[last] = copied(value)
+
+
+def type_name(kind: object) -> str:
+    """Return the name of a type that a config may give as a class or with its module."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

@@ -6,12 +6,12 @@ import os
 import re
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 from ..engine.launch import make_folder
 from ..errors import ConfigError
-from .nested import Path
+from ..trial.configs import TOOLBOXES, Keys, configs_root
 
 WIDTH = 100
 INDENT = '    '
@@ -27,7 +27,7 @@ def short_config(
     base: str,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    remarks: Mapping[Path, str],
+    remarks: Mapping[Keys, str],
     head: str,
     *,
     lazy: bool = False,
@@ -57,18 +57,18 @@ def short_config(
     for key, value in differences(old, new).items():
         merged = lazy and isinstance(value, dict) and key in old
         before, after = (f'{key}.merge(', ')') if merged else (f'{key} = ', '')
-        literal = _literal(value, 0, (key,), remarks, WIDTH - len(before + after))
+        literal = _literal(value, (key,), remarks, WIDTH - len(before + after))
         paragraphs.append([*_comment(remarks.get((key,))), before + literal + after])
     return '\n\n'.join('\n'.join(lines) for lines in paragraphs) + '\n'
 
 
-def check_out(out: str | os.PathLike, *, force: bool) -> File:
+def check_out(out: str | os.PathLike, *, force: bool) -> Path:
     """Check that a config can be written to a place.
 
     Raises:
         ConfigError: If there is a file already, or its folder cannot be written to.
     """
-    out = File(out).absolute()
+    out = Path(out).absolute()
     if out.suffix != '.py':
         raise ConfigError(f'{out} is no name for a config: it has to end in .py')
     if out.exists() and not force:
@@ -77,31 +77,40 @@ def check_out(out: str | os.PathLike, *, force: bool) -> File:
     return out
 
 
-def default_out(original: File, arch: str) -> File:
+def default_out(original: Path, arch: str) -> Path:
     """Return a name for a swapped config, in the current folder."""
     hiera = f'hiera-{arch.replace("_", "-")}'
     name, count = _BACKBONE_IN_NAME.subn(hiera, original.stem, count=1)
-    return File(f'{name}.py' if count else f'{original.stem}_{hiera}.py')
+    return Path(f'{name}.py' if count else f'{original.stem}_{hiera}.py')
 
 
-def base_path(original: File, out: File, *, absolute: bool) -> str:
+def base_path(original: Path, out: Path) -> str:
     """Return how a config at one place names another that it builds on."""
-    return str(original) if absolute else File(os.path.relpath(original, out.parent)).as_posix()
+    if package_of(original) is not None:
+        return str(original)
+    return Path(os.path.relpath(original, out.parent)).as_posix()
 
 
-def base_module(original: File, out: File, package: File | None) -> str:
-    """Return the module under which a pure-Python config imports another.
-
-    Args:
-        original: The config that is built upon.
-        out: The one that builds on it.
-        package: The folder of the installed package that ``original`` is part of, if any.
-    """
+def base_module(original: Path, out: Path) -> str:
+    """Return the module under which a pure-Python config imports another that it builds on."""
+    package = package_of(original)
     if package is not None:
         return '.'.join(original.relative_to(package.parent).with_suffix('').parts)
-    steps = File(os.path.relpath(original.with_suffix(''), out.parent)).parts
+    steps = Path(os.path.relpath(original.with_suffix(''), out.parent)).parts
     up = sum(step == '..' for step in steps)
     return '.' * (up + 1) + '.'.join(steps[up:])
+
+
+def package_of(file: Path) -> Path | None:
+    """Return the installed toolbox that a config is part of, if it is."""
+    for toolbox in TOOLBOXES:
+        try:
+            package = configs_root(toolbox).parents[1]
+        except ImportError:
+            continue
+        if package in file.parents:
+            return package
+    return None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,43 +137,37 @@ def _can_merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return set(old) <= set(new) and old.get('type') == new.get('type')
 
 
-def _literal(value: Any, depth: int, path: Path, remarks: Mapping[Path, str], room: int) -> str:
+def _literal(value: Any, path: Keys, remarks: Mapping[Keys, str], room: int) -> str:
     """Return a value as Python text: on one line where it fits, else broken up.
 
     Args:
         value: Dicts, lists, tuples, and what repr can show.
-        depth: Indentation of the line that it begins on.
-        path: Where it stands.
+        path: Where it stands; its length tells the indentation.
         remarks: Comments by path.
         room: Characters left on that line.
     """
     flat = _flat(value)
-    commented = any(len(at) > len(path) and at[: len(path)] == path for at in remarks)
-    if len(flat) <= room and not (commented and isinstance(value, Mapping)):
+    is_dict = isinstance(value, Mapping)
+    commented = is_dict and any(len(at) > len(path) and at[: len(path)] == path for at in remarks)
+    if not isinstance(value, Mapping | list | tuple) or not value:
         return flat
-    inner = INDENT * (depth + 1)
-    lines = []
-    if isinstance(value, Mapping) and _is_keywords(value):
-        for key, item in value.items():
-            lines += _comment(remarks.get((*path, key)), inner)
-            head = f'{inner}{key}='
-            rest = WIDTH - len(head) - 1
-            lines.append(head + _literal(item, depth + 1, (*path, key), remarks, rest) + ',')
-        opening, closing = 'dict(', ')'
-    elif isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            head = f'{inner}{key!r}: '
-            rest = WIDTH - len(head) - 1
-            lines.append(head + _literal(item, depth + 1, (*path, key), remarks, rest) + ',')
-        opening, closing = '{', '}'
-    elif isinstance(value, list | tuple) and value:
-        for index, item in enumerate(value):
-            rest = WIDTH - len(inner) - 1
-            lines.append(inner + _literal(item, depth + 1, (*path, index), remarks, rest) + ',')
-        opening, closing = '[]' if isinstance(value, list) else '()'
+    if len(flat) <= room and not commented:
+        return flat
+    if is_dict:
+        keywords = _is_keywords(value)
+        heads = [f'{key}=' if keywords else f'{key!r}: ' for key in value]
+        items, opening, closing = value.items(), *(('dict(', ')') if keywords else '{}')
     else:
-        return flat
-    return opening + '\n' + '\n'.join(lines) + f'\n{INDENT * depth}{closing}'
+        heads = [''] * len(value)
+        items, opening, closing = enumerate(value), *('[]' if isinstance(value, list) else '()')
+    indent = INDENT * len(path)
+    lines = [opening]
+    for head, (step, item) in zip(heads, items, strict=True):
+        inner = (*path, step)
+        lines += _comment(remarks.get(inner), indent)
+        rest = WIDTH - len(indent + head) - 1
+        lines.append(f'{indent}{head}{_literal(item, inner, remarks, rest)},')
+    return '\n'.join([*lines, f'{INDENT * (len(path) - 1)}{closing}'])
 
 
 def _flat(value: Any) -> str:

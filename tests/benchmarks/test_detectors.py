@@ -19,9 +19,9 @@ from benchmarks.models import report
 from benchmarks.models.measuring import Result, measure, read_all
 from benchmarks.models.parts import PartClock, divided
 from benchmarks.models.passes import Iteration, Prediction, pipeline_of, write_photo
-from hiera_mm.cost.building import read
 from hiera_mm.cost.parts import REST
 from hiera_mm.errors import ConfigError, UserError
+from hiera_mm.trial.configs import read
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 DETECTOR = CONFIGS / 'demo' / 'mask-rcnn_hiera-demo_fpn_shapes.py'

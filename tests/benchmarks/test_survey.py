@@ -9,8 +9,8 @@ import pytest
 from benchmarks.studies import survey
 from benchmarks.studies.survey import REFUSED, SWAPPED, UNUSABLE, examine, run_survey
 from hiera_mm.network import VARIANTS, Variant
-from hiera_mm.swap.find import resolve
-from hiera_mm.swap.workbench import Workbench
+from hiera_mm.swap.ways import call_directly
+from hiera_mm.trial.configs import resolve
 
 DETECTOR = f'_base_ = {str(resolve("mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco"))!r}\n'
 CONFIGS = {
@@ -62,7 +62,7 @@ def test_the_script_tells_the_fate_of_each_config(run_script, tmp_path, monkeypa
 
     def lead_here(todo, files, arch, keep):
         for name in survey._names(todo):
-            keep(name, examine(name, files[name], arch, Workbench()))
+            keep(name, examine(name, files[name], arch, call_directly))
 
     monkeypatch.setattr(survey, '_lead', lead_here)
     folder, work_dir = write_configs(tmp_path / 'configs', CONFIGS), tmp_path / 'work'
@@ -134,7 +134,7 @@ def test_a_written_config_that_reads_otherwise_is_no_success(tmp_path, monkeypat
     monkeypatch.setitem(VARIANTS, 'slim', Variant(16, 1, (1, 1, 1, 1)))
     monkeypatch.setattr(Swapped, 'text', lambda *_: 'x = 1')
     folder = write_configs(tmp_path, {'a/plain': (SWAPPED, DETECTOR)})
-    result = examine('a/plain', folder / 'a' / 'plain.py', 'slim', Workbench())
+    result = examine('a/plain', folder / 'a' / 'plain.py', 'slim', call_directly)
     assert result['status'] == REFUSED
     assert 'reads otherwise' in result['reason']
 

@@ -22,7 +22,7 @@ from hiera_mm.engine.data_checks import check_data
 from hiera_mm.engine.launch import replace_sync_norms
 from hiera_mm.network import VARIANTS
 from hiera_mm.network.variants import resolve_variant
-from hiera_mm.swap.trial import without_weights
+from hiera_mm.trial.models import without_weights
 from hiera_mm.weights.catalog import CATALOG
 
 ROOT = Path(__file__).parents[2] / 'configs'

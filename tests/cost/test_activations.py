@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hiera_mm.cost.activations import saved_activations
-from hiera_mm.cost.hollow import WithoutProducts
+from hiera_mm.cost.counting import WithoutProducts
 from hiera_mm.network import HieraTrunk
 
 FLOAT = 4  # bytes

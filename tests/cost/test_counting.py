@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hiera_mm.backbone import Hiera
-from hiera_mm.cost.counting import MultiplyAdds, counting
-from hiera_mm.cost.hollow import WithoutProducts
+from hiera_mm.cost.counting import MultiplyAdds, WithoutProducts, counting
 from hiera_mm.cost.parts import REST, Parts, is_backbone
 from hiera_mm.network import HieraTrunk, strips
 

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiera_mm.cost import report
-from hiera_mm.cost.batch import processed_batch
-from hiera_mm.cost.building import build, read
-from hiera_mm.cost.formulas import _OWN
-from hiera_mm.cost.measure import Cost, Part, Setting, Timing, measure
-from hiera_mm.errors import ConfigError, UserError
-from hiera_mm.swap.trial import in_scope
+from hiera_mm.cost.counting import FORMULAS
+from hiera_mm.cost.measure import Cost, Part, Setting, Timing, build, measure
+from hiera_mm.errors import UserError
+from hiera_mm.trial.batches import processed_batch
+from hiera_mm.trial.configs import read
+from hiera_mm.trial.models import in_scope
 
-DEMO = Path(__file__).parents[2] / 'configs' / 'demo'
-DETECTOR = DEMO / 'mask-rcnn_hiera-demo_fpn_shapes.py'
-SEGMENTER = DEMO / 'upernet_hiera-demo_shapes.py'
+CONFIGS = Path(__file__).parents[2] / 'configs'
+DETECTOR = CONFIGS / 'demo' / 'mask-rcnn_hiera-demo_fpn_shapes.py'
+SEGMENTER = CONFIGS / 'demo' / 'upernet_hiera-demo_shapes.py'
 STAGES = ['backbone.stem', *(f'backbone.stage {stage}' for stage in (1, 2, 3, 4))]
 COUNT_ONLY = Setting(activations=False, timed=False)
 
@@ -29,25 +28,29 @@ def quiet(_: str) -> None:
     pass
 
 
-def parts_of(cost: Cost) -> dict[str, Part]:
-    return {part.name: part for part in cost.parts}
+def test_a_detector_processes_all_that_it_may():
+    cfg = read(DETECTOR, {'model.test_cfg.rcnn.score_thr': 0.5})  # no untrained model is so sure
+    (cost,) = measure(cfg, [(64, 64)], COUNT_ONLY, quiet)
+    heads = ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']
+    assert [part.name for part in cost.parts] == STAGES + heads
+    assert cost.total.parameters == sum(p.numel() for p in build(cfg).parameters())
+    assert cost.total.multiply_adds == cost.backbone.multiply_adds + cost.rest.multiply_adds
+    assert cost.detections == 100
+    parts = {part.name: part.multiply_adds for part in cost.parts}
+    # Two convolutions of 3x3 at 14x14, one doubling of the size, one convolution of 1x1 at 28x28.
+    mask = 2 * 196 * 64 * 64 * 9 + 196 * 64 * 64 * 4 + 784 * 64 * 6
+    assert parts['roi_head.mask_head'] == 100 * mask
+    # Two linear layers, then seven classes and one box.
+    box = 49 * 64 * 256 + 256 * 256 + 256 * (7 + 4)
+    assert parts['roi_head.bbox_head'] == 200 * box
 
 
-@pytest.mark.parametrize(
-    ('file', 'heads'),
-    [
-        (DETECTOR, ['neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head']),
-        (SEGMENTER, ['decode_head', 'auxiliary_head']),
-    ],
-)
-def test_the_demo(file, heads):
+def test_a_segmenter_at_two_sizes():
     said = []
-    costs = measure(read(file), [(64, 64), (64, 96)], Setting(repeats=1, train=True), said.append)
-    model = build(read(file))
+    setting = Setting(repeats=1, train=True)
+    costs = measure(read(SEGMENTER), [(64, 64), (64, 96)], setting, said.append)
     for cost in costs:
-        assert [part.name for part in cost.parts] == STAGES + heads
-        assert cost.total.parameters == sum(p.numel() for p in model.parameters())
-        assert cost.total.multiply_adds == cost.backbone.multiply_adds + cost.rest.multiply_adds
+        assert [part.name for part in cost.parts] == [*STAGES, 'decode_head', 'auxiliary_head']
         assert cost.activations > 2**20
         for timing in (cost.prediction, cost.training):
             assert timing.seconds > 0
@@ -56,40 +59,18 @@ def test_the_demo(file, heads):
     assert 1.4 * small.multiply_adds < large.multiply_adds < 1.7 * small.multiply_adds
     assert costs[0].activations < costs[1].activations
     assert 'counting' in ' '.join(said)
-
-
-def test_heads_process_all_that_they_may():
-    cfg = read(DETECTOR, {'model.test_cfg.rcnn.score_thr': 0.5})  # no untrained model is so sure
-    (cost,) = measure(cfg, [(64, 64)], COUNT_ONLY, quiet)
-    parts = parts_of(cost)
-    assert cost.detections == 100
-    # Two convolutions of 3x3 at 14x14, one doubling of the size, one convolution of 1x1 at 28x28.
-    mask = 2 * 196 * 64 * 64 * 9 + 196 * 64 * 64 * 4 + 784 * 64 * 6
-    assert parts['roi_head.mask_head'].multiply_adds == 100 * mask
-    # Two linear layers, then seven classes and one box.
-    box = 49 * 64 * 256 + 256 * 256 + 256 * (7 + 4)
-    assert parts['roi_head.bbox_head'].multiply_adds == 200 * box
-
-
-def _as_torch_wants_it(formula):
-    def count(*args, out_val, **kwargs):
-        return 2 * formula(*args, out=out_val, **kwargs)
-
-    count._get_raw = True  # with the tensors, not only their shapes
-    return count
-
-
-def test_torch_counts_the_same():
-    """A segmenter does the same work whatever the weights are: really run, it must agree."""
-    (cost,) = measure(read(SEGMENTER), [(64, 96)], COUNT_ONLY, quiet)
+    # It does the same work whatever the weights are: really run, torch must count the same.
     cfg = read(SEGMENTER)
     model = build(cfg)
     data = processed_batch(model, cfg, (64, 96))
-    ours = {op: _as_torch_wants_it(formula) for op, formula in _OWN.items()}
-    theirs = FlopCounterMode(display=False, custom_mapping=ours)
+    theirs = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with torch.no_grad(), in_scope('mmseg'), theirs:
         model(**data, mode='predict')
-    assert theirs.get_total_flops() == 2 * cost.total.multiply_adds
+    assert theirs.get_total_flops() == 2 * costs[1].total.multiply_adds
+    (half,) = measure(cfg, [(64, 64)], Setting(dtype='bfloat16', timed=False), quiet)
+    assert half.parts == costs[0].parts
+    assert half.prediction is None
+    assert half.activations < costs[0].activations
 
 
 def test_other_backbones_and_shipped_configs():
@@ -102,14 +83,12 @@ def test_other_backbones_and_shipped_configs():
     assert cost.backbone.attention == 0
 
 
-def test_mixed_precision():
-    setting = Setting(dtype='bfloat16', repeats=1)
-    half = measure(read(SEGMENTER), [(64, 64)], setting, quiet)[0]
-    full = measure(read(SEGMENTER), [(64, 64)], Setting(timed=False), quiet)[0]
-    assert half.parts == full.parts
-    assert half.prediction.seconds > 0
-    assert half.training is None
-    assert half.activations < full.activations
+@pytest.mark.slow
+def test_a_detector_at_work():
+    (cost,) = measure(read(DETECTOR), [(64, 64)], Setting(repeats=1, train=True), quiet)
+    assert cost.activations > 2**20
+    assert cost.prediction.seconds > 0
+    assert cost.training.seconds > 0
 
 
 @pytest.mark.gpu
@@ -137,44 +116,6 @@ def test_bad_settings(options, message):
         Setting(**options)
 
 
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        ('x = 1', 'has no model'),
-        ("model = dict(type='X')", 'default_scope=None'),
-        ("model = dict(type='X')\ndefault_scope = 'mmpose'", "default_scope='mmpose'"),
-        (
-            "model = dict(backbone=dict(type='Hiera', arch='auto'))\ndefault_scope = 'mmdet'",
-            'model.backbone.arch=base',
-        ),
-    ],
-)
-def test_bad_configs(tmp_path, content, message):
-    file = tmp_path / 'bad.py'
-    file.write_text(content)
-    with pytest.raises(ConfigError, match=message):
-        read(file)
-
-
-def test_missing_configs():
-    with pytest.raises(ConfigError, match='upernet_hiera-demo_shapes'):
-        read(DEMO / 'upernet_hiera-demo_shape.py')
-    with pytest.raises(ConfigError, match='There is no config'):
-        read('mmdet/nothing/like_it')
-
-
-def test_models_of_several_views(tmp_path):
-    file = tmp_path / 'clip.py'
-    file.write_text("model = dict()\ndefault_scope = 'mmdet'")
-    cfg = Config.fromfile(file)
-
-    class Model(torch.nn.Module):
-        data_preprocessor = type('TrackDataPreprocessor', (), {})()
-
-    with pytest.raises(ConfigError, match='several views or frames'):
-        processed_batch(Model(), cfg, (64, 64))
-
-
 COST = Cost(
     'name',
     (64, 96),
@@ -186,7 +127,7 @@ COST = Cost(
 )
 
 
-def test_tables(tmp_path):
+def test_tables_for_the_terminal():
     lines = report.parts_table(COST).splitlines()
     assert lines[0] == 'name, 64x96'
     assert lines[4].split() == ['backbone', '3.00', '75.0', '2.00', '50.0', '1.00']
@@ -198,10 +139,20 @@ def test_tables(tmp_path):
         'training: 0.5 images/s (4 s, batch 2)',
         'peak memory of training: 2,048 MiB',
     ]
-    markdown = report.summary([COST], markdown=True).splitlines()
-    assert markdown[0].startswith('| config | size | parameters (M) | backbone GFLOPs |')
-    assert markdown[2] == '| name | 64x96 | 4.0 | 2.0 | 2.0 | 4.0 | 1,024 | 2 | 0.5 | 2,048 |'
-    assert '---' in report.summary([COST]).splitlines()[1]
+    assert 'backward' not in report.parts_table(Cost('name', (64, 96), COST.parts))
+
+
+def test_tables_in_markdown():
+    assert report.summary([Cost('name', (64, 96), COST.parts)], markdown=True) == (
+        '| config | size  | parameters (M) | backbone GFLOPs | rest GFLOPs | total GFLOPs |\n'
+        '| ------ | ----- | -------------: | --------------: | ----------: | -----------: |\n'
+        '| name   | 64x96 |            4.0 |             2.0 |         2.0 |          4.0 |'
+    )
+    cells = [cell.strip() for cell in report.summary([COST], markdown=True).split('|')[-11:-1]]
+    assert cells == ['name', '64x96', '4.0', '2.0', '2.0', '4.0', '1,024', '2', '0.5', '2,048']
+
+
+def test_all_parts_as_csv(tmp_path):
     report.write_csv([COST], tmp_path / 'costs.csv')
     with (tmp_path / 'costs.csv').open() as file:
         rows = list(csv.DictReader(file))
@@ -218,17 +169,11 @@ def test_numbers_have_three_digits():
     assert texts == ['0.0123', '1.5', '999', '1000', '12346']
 
 
-def test_columns_without_figures_are_left_out():
-    bare = Cost('name', (64, 96), COST.parts)
-    assert 'images/s' not in report.summary([bare], markdown=True)
-    assert 'backward' not in report.parts_table(bare)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(('size', 'papers'), [('b', 0.6), ('bp', 0.6), ('l', 1.2)])
 def test_mask_rcnn_costs_what_the_paper_says(size, papers):
     """Table 10 of the paper, to its rounding."""
     name = f'coco/mask_rcnn/mask-rcnn_hiera-{size}_fpn_16xb4-lsj-100e_coco.py'
-    (cost,) = measure(read(DEMO.parent / name), [(1024, 1024)], COUNT_ONLY, quiet)
+    (cost,) = measure(read(CONFIGS / name), [(1024, 1024)], COUNT_ONLY, quiet)
     assert round(cost.total.multiply_adds / 1e12, 1) == papers
     assert cost.detections == 100

@@ -11,13 +11,14 @@ from mmengine.registry import MODELS, DefaultScope
 from hiera_mm.backbone import Hiera
 from hiera_mm.errors import CheckpointError, ConfigError
 from hiera_mm.swap import swap
-from hiera_mm.swap.find import configs_root, resolve
-from hiera_mm.swap.swapping import Original, plain, prepare, read
+from hiera_mm.swap.swapping import plain, prepare, read
+from hiera_mm.swap.ways import SwappedModel
 from hiera_mm.swap.write import check_out, default_out
+from hiera_mm.trial.configs import configs_root, resolve
 
 from .conftest import SLIM, WIDTHS
 
-DETECTOR = 'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco'
+DETECTOR = 'mmdet/rpn/rpn_r50_fpn_1x_coco'
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +26,7 @@ def detector():
     return read(DETECTOR)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def swapped(detector):
     return prepare(detector, SLIM)
 
@@ -156,16 +157,10 @@ def test_weights_with_a_name_are_not_downloaded(detector):
 
 
 def test_outputs_that_are_not_read_are_told_to_ddp(detector, monkeypatch, tmp_path):
-    from hiera_mm.swap import swapping
+    def unread(model, *args, **options):
+        return SwappedModel(model, unread=True)
 
-    swap_model = swapping.swap_model
-
-    def unread(*args, **options):
-        found = swap_model(*args, **options)
-        found.unread = True
-        return found
-
-    monkeypatch.setattr(swapping, 'swap_model', unread)
+    monkeypatch.setattr('hiera_mm.swap.swapping.swap_model', unread)
     out = prepare(detector, SLIM).write(tmp_path / 'new.py')
     assert Config.fromfile(out).find_unused_parameters is True
 
@@ -207,18 +202,18 @@ def lazy_config(tmp_path, detector):
     folder = tmp_path / 'lazy'
     folder.mkdir()
     config = Config.fromfile(detector.file)
-    lines = ['from mmdet.models.detectors.faster_rcnn import FasterRCNN']
+    lines = ['from mmdet.models.detectors.rpn import RPN']
     lines += [f'{key} = {value!r}' for key, value in plain(config).items()]
-    text = '\n'.join(lines).replace("'type': 'FasterRCNN'", "'type': FasterRCNN")
+    text = '\n'.join(lines).replace("'type': 'RPN'", "'type': RPN")
     (folder / 'base.py').write_text(text)
     (folder / 'mine.py').write_text(LAZY)
     return folder / 'mine.py'
 
 
-def test_configs_in_pure_python_stay_so(lazy_config, tmp_path):
+def test_configs_in_pure_python_stay_so(lazy_config):
     original = read(lazy_config)
     assert original.lazy
-    assert original.config['model']['type'].endswith('FasterRCNN')
+    assert original.config['model']['type'].endswith('RPN')
     swapped = prepare(original, SLIM)
     out = swapped.write(lazy_config.parent / 'configs' / 'new.py')
     text = out.read_text()
@@ -226,7 +221,12 @@ def test_configs_in_pure_python_stay_so(lazy_config, tmp_path):
     assert 'model.merge(' in text
     assert 'in the place of ResNet,' in text
     assert plain(Config.fromfile(out)) == swapped.config
-    # On its own, through a script that imports the toolbox first, as the toolboxes' own do.
+
+
+@pytest.mark.slow
+def test_configs_in_pure_python_work_in_the_scripts_of_the_toolboxes(lazy_config, tmp_path):
+    out = prepare(read(lazy_config), SLIM).write(lazy_config.parent / 'new.py')
+    # They import the toolbox first.
     script = (
         'import mmdet.utils\n'
         'from mmengine.config import Config\n'
@@ -249,17 +249,3 @@ def test_a_copy_in_another_place_needs_no_toolbox_folder(swapped, tmp_path):
     elsewhere = tmp_path / 'deep' / 'er'
     elsewhere.mkdir(parents=True)
     assert plain(Config.fromfile(shutil.copy(out, elsewhere))) == swapped.config
-
-
-@pytest.mark.parametrize(
-    ('loading', 'masks'),
-    [
-        (dict(type='LoadAnnotations', with_bbox=True), False),
-        (dict(type='LoadAnnotations', with_mask=True), True),
-        (dict(type='LoadPanopticAnnotations'), True),
-        (dict(type='LoadPanopticAnnotations', with_mask=False), False),
-    ],
-)
-def test_masks_are_there_if_they_are_loaded(loading, masks):
-    config = dict(train_dataloader=dict(dataset=dict(pipeline=[loading])))
-    assert Original(Path('a.py'), config, 'mmdet', lazy=False).has_masks == masks

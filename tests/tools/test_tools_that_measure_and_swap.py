@@ -14,7 +14,7 @@ def at_work(workplace, monkeypatch):
 
 
 def test_a_backbone_is_swapped_by_command(run_here, workplace):
-    name = 'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco'
+    name = 'mmdet/rpn/rpn_r50_fpn_1x_coco'
     options = ('--arch', 'tiny', '--out', 'swapped/mine.py')
     done = run_here('swap_backbone.py', name, *options)
     assert done.returncode == 0, done.stderr
@@ -33,8 +33,6 @@ def test_a_backbone_is_swapped_by_command(run_here, workplace):
         (('quick.py',), 'quick cannot take Hiera: it has Hiera already'),
         (('quick.py', '--arch', 'tinny'), "'tiny'"),
         (('quick.py', '--weights', 'no.pth'), 'no.pth'),
-        (('--survey', 'nowhere'), 'There is no folder'),
-        ((), 'a config is needed, or --survey'),
     ],
 )
 def test_what_cannot_be_swapped_is_one_paragraph(run_here, args, message):
@@ -53,7 +51,7 @@ def test_costs_are_measured_by_command(run_here, workplace):
     assert len((workplace / 'c').read_text().splitlines()) == 1 + 2 * 8
     few = ('--no-time', '--no-activations', '--cfg-options', 'model.auxiliary_head=None')
     rows = run_here('cost.py', 'quick.py', '--markdown', *few)
-    assert re.search(r'\| quick \| 160x192 \| [\d.]+ \|', rows.stdout)
+    assert re.search(r'\| quick +\| 160x192 \| +[\d.]+ \|', rows.stdout)
 
 
 def test_costs_that_cannot_be_measured_are_one_paragraph(run_here):

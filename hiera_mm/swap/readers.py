@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .nested import Path
+from ..trial.configs import Keys
 
 # Parts of a model that read no features.
 _NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
@@ -13,7 +13,7 @@ _NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_c
 
 def channel_changes(
     owner: Mapping[str, Any], old: Sequence[int], new: Sequence[int]
-) -> dict[Path, Any]:
+) -> dict[Keys, Any]:
     """Find what has to change in a model when its backbone gives other channels.
 
     Where there is a neck, it alone reads the backbone; else all heads may. In a reader, the number
@@ -30,8 +30,8 @@ def channel_changes(
     Returns:
         New values by their path in ``owner``.
     """
-    changes: dict[Path, Any] = {}
-    readers = list(_reading_dicts(owner))
+    changes: dict[Keys, Any] = {}
+    readers = list(_readers(owner))
     # Where heads say which output they read, numbers of those that do not are of inner parts.
     indexed = any(node.get('in_index') is not None for _, node in readers)
     for path, node in readers:
@@ -39,7 +39,7 @@ def channel_changes(
             if indexed and node.get('in_index') is None and isinstance(value, int):
                 continue
             if key.endswith('in_channels'):
-                changed = _changed(node, key, value, old, new)
+                changed = _changed(node, key, value, list(old), list(new))
                 if changed is not None and changed != value:
                     changes[(*path, key)] = changed
     return changes
@@ -47,7 +47,7 @@ def channel_changes(
 
 def output_changes(
     owner: Mapping[str, Any], channels: Sequence[int], unread: Sequence[int]
-) -> dict[Path, Any]:
+) -> dict[Keys, Any]:
     """Find what has to change in the readers when outputs are left out that nobody uses.
 
     Args:
@@ -59,21 +59,20 @@ def output_changes(
         New values by their path in ``owner``.
     """
     kept = [place for place in range(len(channels)) if place not in unread]
-    changes: dict[Path, Any] = {}
-    for path, node in _reading_dicts(owner):
+    changes: dict[Keys, Any] = {}
+    for path, node in _readers(owner):
         for key, value in node.items():
+            is_list = isinstance(value, list | tuple)
             if key == 'start_level' and isinstance(value, int) and value > 0:
                 changes[(*path, key)] = value - sum(place < value for place in unread)
             elif key == 'in_index' and value is not None:
-                places = [value] if isinstance(value, int) else list(value)
-                places = [place % len(channels) for place in places]
+                places = [place % len(channels) for place in (value if is_list else [value])]
                 if all(place in kept for place in places):
                     moved = [kept.index(place) for place in places]
-                    many = not isinstance(value, int)
-                    changes[(*path, key)] = type(value)(moved) if many else moved[0]
+                    changes[(*path, key)] = type(value)(moved) if is_list else moved[0]
             elif (
                 key.endswith('in_channels')
-                and isinstance(value, list | tuple)
+                and is_list
                 and list(value) == list(channels)
                 and node.get('in_index') is None
             ):
@@ -81,7 +80,7 @@ def output_changes(
     return changes
 
 
-def _reading_dicts(owner: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _readers(owner: Mapping[str, Any]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """Yield every dict inside the parts of a model that read its backbone."""
     neck = owner.get('neck')
     if isinstance(neck, list | tuple) and neck:
@@ -94,7 +93,7 @@ def _reading_dicts(owner: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str
                 yield from _dicts(value, (key,))
 
 
-def _dicts(node: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _dicts(node: Any, path: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     if isinstance(node, Mapping):
         yield path, node
         for key, value in node.items():
@@ -105,11 +104,8 @@ def _dicts(node: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield from _dicts(value, (*path, index))
 
 
-def _changed(
-    node: Mapping[str, Any], key: str, value: Any, old: Sequence[int], new: Sequence[int]
-) -> Any:
+def _changed(node: Mapping[str, Any], key: str, value: Any, old: list[int], new: list[int]) -> Any:
     """Return the new value of one key, or None if it does not speak of the backbone's channels."""
-    old, new = list(old), list(new)
     index = node.get('in_index')
     if key == 'in_channels' and index is not None:
         places = [index] if isinstance(index, int) else list(index)

@@ -1,24 +1,28 @@
-"""What does a backbone give to those that read it? Found by building and running it."""
+"""What a backbone gives to those that read it, and the stages of Hiera that take its place."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..engine.launch import replace_sync_norms
 from ..errors import ConfigError
-from .nested import copied
-from .trial import import_models, without_weights
+from ..network.trunk import STRIDES
+from ..network.variants import NUM_STAGES
+from ..trial.batches import BATCH
+from ..trial.configs import RGB, copied
+from ..trial.models import import_models, without_weights
 
 SIDE = 256  # pixels; what comes out tells the strides up to 64
-RGB = 3
-BATCH = 2  # norms over a batch need more than one value
+DEEP_STRIDE = 16  # a last output finer than this comes from a dilated backbone, or a decoder
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def emitted(backbone: Mapping[str, Any], scope: str) -> tuple[Feature, ...]:
     name = f'its backbone {backbone.get("type")}'
     side = backbone.get('img_size', SIDE)  # plain ViTs often refuse any other
     height, width = side if isinstance(side, list | tuple) else (side, side)
-    image = torch.zeros(BATCH, image_channels(backbone), height, width)
+    image = torch.zeros(BATCH, backbone.get('in_channels', RGB), height, width)
     try:
         found, tested = _run(backbone, scope, image)
     except Exception as error:
@@ -56,22 +60,18 @@ def emitted(backbone: Mapping[str, Any], scope: str) -> tuple[Feature, ...]:
             f'{type(error).__name__}: {error}'
         ) from error
     features = _features(found, name, width)
-    if _count(found) != _count(tested):
+    counts = [1 if isinstance(maps, Tensor) else len(maps) for maps in (found, tested)]
+    if counts[0] != counts[1]:
         raise ConfigError(
-            f'{name} gives {_count(found)} maps in training and {_count(tested)} in testing, '
-            'and its head is made for that'
+            f'{name} gives {counts[0]} maps in training and {counts[1]} in testing, and its head '
+            'is made for that'
         )
-    if any(feature.channels == 3 and feature.stride == 1 for feature in features):
+    if Feature(channels=RGB, stride=1) in features:
         raise ConfigError(
             f'{name} gives the image itself beside its features, for a neck '
             'that runs backbones of its own on it'
         )
     return features
-
-
-def image_channels(backbone: Mapping[str, Any]) -> int:
-    """Return how many channels the images have that a backbone takes."""
-    return backbone.get('in_channels', RGB)
 
 
 def emitted_by_neck(
@@ -91,8 +91,7 @@ def emitted_by_neck(
         torch.zeros(BATCH, f.channels, SIDE // f.stride, SIDE // f.stride) for f in features
     )
     # Those that make a pyramid of a single map mostly take it bare.
-    ways = (maps, maps[0]) if len(maps) == 1 else (maps,)
-    for given in ways:
+    for given in (maps, maps[0]) if len(maps) == 1 else (maps,):
         try:
             (found,) = _run(neck, scope, given, modes=(True,))
         except Exception as error:
@@ -102,45 +101,78 @@ def emitted_by_neck(
     raise ConfigError(f'its neck cannot be built and run here: {failure}') from failure
 
 
+def choose_stages(
+    features: Sequence[Feature], backbone: Mapping[str, Any], main: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Choose a stage and a stride for each output of the old backbone.
+
+    Backbones of four stages number them as Hiera does, and the same numbers are taken. Other
+    outputs of growing stride are met by the stage of that stride. Where strides repeat, or the
+    last one is fine, they do not tell how deep an output is: then the last output is the last
+    stage, the one before it the stage before, and so on, each resized to the stride that is
+    expected; and the one output that the main head reads is the last stage wherever it stands, as
+    networks of several branches give it first. No output gets finer than stride 4: what Hiera knows
+    of smaller things is in there.
+
+    Args:
+        features: What the old backbone gives.
+        backbone: Its config.
+        main: The output that the main head reads, if it reads one alone.
+
+    Returns:
+        The stage of each output, and its stride.
+    """
+    strides = [feature.stride for feature in features]
+    rising = all(a < b for a, b in pairwise(strides))
+    asked = backbone.get('out_indices')
+    asked = [asked] if isinstance(asked, int) else asked
+    if (
+        asked is not None
+        and len(asked) == len(features)
+        and all(0 <= index < NUM_STAGES for index in asked)
+        and strides[-1] >= STRIDES[min(asked[-1], 1)]
+    ):
+        stages = list(asked)
+    elif len(strides) > 1 and strides[-1] >= DEEP_STRIDE and rising:
+        # The last stage of at most this stride, or the first of all.
+        stages = [max([0, *(i for i, own in enumerate(STRIDES) if own <= s)]) for s in strides]
+    else:
+        stages = [max(0, NUM_STAGES - len(strides) + place) for place in range(len(strides))]
+    if main is not None and not rising:
+        stages[main] = NUM_STAGES - 1
+    return tuple(stages), tuple(max(STRIDES[0], stride) for stride in strides)
+
+
 def _run(
     cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     scope: str,
     given: Tensor | tuple[Tensor, ...],
     modes: Sequence[bool] = (True, False),
-) -> list[object]:
+) -> list[Any]:
     """Return what a module gives in each mode: in training and in testing."""
     import_models(scope)
     cfg = without_weights(copied(cfg))
     replace_sync_norms(cfg)
+
+    def on(device: str) -> list[Any]:
+        with torch.device(device):
+            module = MODELS.build(copied(cfg))
+            inputs = tree_map_only(Tensor, lambda tensor: tensor.to(device), given)
+            found = []
+            for mode in modes:
+                module.train(mode)  # not chained: mmdet's ResNet returns nothing here
+                found.append(module(inputs))
+            return found
+
     with DefaultScope.overwrite_default_scope(scope), torch.no_grad():
         try:
-            return _on('meta', cfg, given, modes)
+            return on('meta')
         except Exception:
             # Some compute with numbers while they are built, or keep tensors where they are.
-            return _on('cpu', cfg, given, modes)
+            return on('cpu')
 
 
-def _on(
-    device: str, cfg: Any, given: Tensor | tuple[Tensor, ...], modes: Sequence[bool]
-) -> list[object]:
-    with torch.device(device):
-        module = MODELS.build(copied(cfg))
-        if isinstance(given, Tensor):
-            given = given.to(device)
-        else:
-            given = tuple(item.to(device) for item in given)
-        found = []
-        for mode in modes:
-            module.train(mode)  # not chained: mmdet's ResNet returns nothing here
-            found.append(module(given))
-        return found
-
-
-def _count(found: object) -> int:
-    return 1 if isinstance(found, Tensor) else len(found)
-
-
-def _features(found: object, name: str, width: int) -> tuple[Feature, ...]:
+def _features(found: Any, name: str, width: int) -> tuple[Feature, ...]:
     maps = (found,) if isinstance(found, Tensor) else found
     if not isinstance(maps, list | tuple) or not all(
         isinstance(item, Tensor) and item.ndim == 4 for item in maps

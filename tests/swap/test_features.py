@@ -1,7 +1,6 @@
 import pytest
 
-from hiera_mm.swap.probe import Feature
-from hiera_mm.swap.stages import choose_stages
+from hiera_mm.swap.features import Feature, choose_stages
 
 
 @pytest.mark.parametrize(

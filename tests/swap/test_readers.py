@@ -1,4 +1,4 @@
-from hiera_mm.swap.channels import channel_changes, output_changes
+from hiera_mm.swap.readers import channel_changes, output_changes
 
 OLD = (256, 512, 1024, 2048)
 NEW = (96, 192, 384, 768)

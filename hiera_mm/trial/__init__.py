@@ -1,0 +1,1 @@
+"""Any config's model, built without data, and made-up batches to feed it."""

@@ -1,0 +1,207 @@
+"""Configs of the toolboxes: found, read, and asked about their backbones, masks and image size."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..engine.config import load_config, walk
+from ..errors import ConfigError, UserError
+from ..network.names import nearest
+from ..network.trunk import WINDOW_PIXELS
+
+TOOLBOXES = ('mmdet', 'mmseg')
+RGB = 3
+
+Keys = tuple[str | int, ...]
+"""Where something stands in a config: keys, and places in lists."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def configs_root(toolbox: str) -> Path:
+    """Return the folder in which an installed toolbox keeps its configs."""
+    # Not through `mmdet::...`: the forks would install the original toolboxes to find it.
+    return Path(importlib.import_module(toolbox).__file__).parent / '.mim' / 'configs'
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configs that the installed toolboxes ship, by name such as ``mmdet/dino/...``."""
+    found: dict[str, Path] = {}
+    for toolbox in TOOLBOXES:
+        try:
+            root = configs_root(toolbox)
+        except ImportError:
+            continue
+        found |= {f'{toolbox}/{name}': file for name, file in configs_in(root).items()}
+    return found
+
+
+def configs_in(folder: Path) -> dict[str, Path]:
+    """Return the configs in a folder and below, without those that others build upon, by name."""
+    found = {}
+    for file in sorted(folder.rglob('*.py')):
+        inside = file.relative_to(folder)
+        if '_base_' not in inside.parts and file.name != '__init__.py':
+            found[inside.with_suffix('').as_posix()] = file
+    return found
+
+
+def resolve(config: str | Path) -> Path:
+    """Find the file of a config.
+
+    Args:
+        config: A path, or a shipped config's name such as
+            ``mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco``.
+
+    Raises:
+        ConfigError: If there is none; the nearest names are offered.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path.absolute()
+    name = path.as_posix().removesuffix('.py')
+    known = shipped()
+    if name in known:
+        return known[name]
+    stems = {full.rpartition('/')[2]: full for full in known}
+    raise ConfigError(
+        f'There is no config {config}: neither a file ({path.absolute()}) nor one that '
+        f'{" or ".join(TOOLBOXES)} ships.{nearest(name.rpartition("/")[2], stems)}'
+    )
+
+
+def read(
+    config: str | Path, cfg_options: Mapping[str, Any] | Sequence[str] | None = None
+) -> Config:
+    """Read a config of mmdet or mmseg whose model can be built without its weights.
+
+    Args:
+        config: A file, or a shipped config's name, as for :func:`resolve`.
+        cfg_options: Values to override, as for :func:`hiera_mm.engine.config.load_config`.
+
+    Raises:
+        ConfigError: If it cannot be read, has no model, or belongs to another toolbox.
+    """
+    path = Path(config)
+    if not path.is_file() and path.parts and path.parts[0] in TOOLBOXES:
+        path = resolve(config)
+    cfg = load_config(path, cfg_options=cfg_options)
+    if cfg.get('default_scope') not in TOOLBOXES:
+        raise ConfigError(
+            f'Config {path} has default_scope={cfg.get("default_scope")!r}; it has to be one of '
+            f'{" and ".join(TOOLBOXES)}.'
+        )
+    for _, owner in owners(cfg.model):
+        if owner['backbone'].get('arch') == 'auto':
+            raise ConfigError(
+                f"Config {path} has arch='auto', which takes the architecture from weights, and "
+                'weights are not read here. Name it: --cfg-options model.backbone.arch=base'
+            )
+    return cfg
+
+
+def owners(model: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Yield every part of a model's config that has a backbone of its own, with its path.
+
+    A tracker's network for telling persons apart is left out: it sees cut-out persons, and its
+    weights come from another training.
+    """
+    if isinstance(model, Mapping):
+        if isinstance(model.get('backbone'), Mapping):
+            yield path, model
+        for key, value in model.items():
+            if key not in ('backbone', 'reid'):
+                yield from owners(value, (*path, key))
+    elif isinstance(model, list | tuple):
+        for index, value in enumerate(model):
+            yield from owners(value, (*path, index))
+
+
+def loads_masks(config: Mapping[str, Any]) -> bool:
+    """Whether the annotations that a config loads for training have masks."""
+    return any(
+        node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
+        for node in walk(config.get('train_dataloader'))
+    )
+
+
+def image_channels(model: Mapping[str, Any]) -> int:
+    """Return how many channels the images have that a model's backbones take."""
+    return max((o['backbone'].get('in_channels', RGB) for _, o in owners(model)), default=RGB)
+
+
+def copied(node: Any) -> Any:
+    """Return a config with containers of its own; what they hold may not be copied (modules)."""
+    if isinstance(node, Mapping):
+        return {key: copied(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(copied(value) for value in node)
+    return node
+
+
+def parse_size(values: Sequence[int]) -> Size:
+    """Return height and width of what was given as one side or as both.
+
+    Args:
+        values: One number, or height and width.
+
+    Raises:
+        UserError: If there are more numbers, or too small ones.
+    """
+    given = f'--size {" ".join(map(str, values))}'
+    if len(values) not in (1, 2):
+        raise UserError(
+            f'{given}: a size is one number for a square or height and width, such as '
+            '--size 800 1344. Repeat --size for several sizes.'
+        )
+    if min(values) < WINDOW_PIXELS:
+        raise UserError(f'{given}: a side must be at least {WINDOW_PIXELS} pixels.')
+    return values[0], values[-1]
+
+
+def test_size(cfg: Config) -> Size:
+    """Return the size of an image in the config's test, rounded up to multiples of 32.
+
+    It is that to which images are padded, else that to which they are resized; of a longest and a
+    shortest side, an image that is wider than high has both.
+
+    Args:
+        cfg: A config with a test pipeline.
+
+    Raises:
+        ConfigError: If the config tells neither.
+    """
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    steps = list(walk(loader.get('dataset')))
+    for kind, key in (('Pad', 'size'), ('Resize', 'scale')):
+        sizes = [_size(step, key) for step in steps if step.get('type') == kind]
+        known = [size for size in sizes if size is not None]
+        if known:
+            height, width = (-(-side // WINDOW_PIXELS) * WINDOW_PIXELS for side in known[-1])
+            return height, width
+    raise ConfigError(
+        f'{cfg.filename} has no Resize with a scale and no Pad with a size in its test pipeline: '
+        'say the size with --size HEIGHT WIDTH.'
+    )
+
+
+test_size.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
+
+
+def _size(step: Mapping[str, Any], key: str) -> Size | None:
+    """Return height and width that a step of a pipeline names, if it does."""
+    value = step.get(key)
+    sides = [value] * 2 if isinstance(value, int) else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        return None
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        return None
+    if step.get('keep_ratio'):
+        return min(sides), max(sides)
+    return sides[1], sides[0]  # the toolboxes' width and height

@@ -1,0 +1,304 @@
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from hiera_mm.errors import ConfigError
+from hiera_mm.swap.ways import swap_model
+from hiera_mm.trial.configs import resolve
+
+from .conftest import SLIM, WIDTHS
+
+OPTIONS = dict(arch=SLIM)
+DETECTOR = 'mmdet/rpn/rpn_r50_fpn_1x_coco'
+SEGMENTER = 'mmseg/fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024'
+
+
+def model_of(name):
+    return Config.fromfile(resolve(name)).model.to_dict()
+
+
+def swapped(name, **options):
+    return swap_model(model_of(name), name.partition('/')[0], {**OPTIONS, **options})
+
+
+def test_a_detector_with_a_neck():
+    model = model_of(DETECTOR)
+    before = copy.deepcopy(model)
+    found = swap_model(model, 'mmdet', OPTIONS)
+    assert model == before
+    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM)
+    assert found.model['neck']['in_channels'] == WIDTHS
+    assert found.model['neck']['out_channels'] == 256
+    assert not found.unread
+    assert found.prediction_error is None
+
+
+def test_outputs_that_nobody_reads_are_left_out():
+    found = swapped('mmdet/retinanet/retinanet_r18_fpn_1x_coco')
+    assert found.model['backbone']['out_indices'] == (1, 2, 3)
+    assert found.model['neck']['in_channels'] == WIDTHS[1:]
+    assert found.model['neck']['start_level'] == 0
+
+
+def test_heads_of_a_dilated_backbone_get_its_strides():
+    found = swapped(SEGMENTER)
+    backbone = found.model['backbone']
+    assert backbone['out_indices'] == (2, 3)
+    assert backbone['out_strides'] == (8, 8)
+    assert found.model['decode_head']['in_channels'] == WIDTHS[3]
+    assert found.model['decode_head']['in_index'] == 1
+    assert found.model['auxiliary_head']['in_channels'] == WIDTHS[2]
+    assert found.model['auxiliary_head']['in_index'] == 0
+    assert ('backbone', 'out_strides') in found.remarks
+
+
+def test_a_network_of_several_branches():
+    found = swapped('mmseg/bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024')
+    assert found.model['backbone']['out_indices'] == (3, 1, 2)
+    assert found.model['decode_head']['in_channels'] == WIDTHS[3]
+
+
+def test_options_of_the_backbone_and_channels_of_the_image():
+    model = model_of(SEGMENTER)
+    model['backbone']['in_channels'] = 5
+    model['data_preprocessor'] = dict(type='SegDataPreProcessor', size=(64, 64))
+    found = swap_model(model, 'mmseg', {**OPTIONS, 'drop_path_rate': 0.1})
+    backbone = found.model['backbone']
+    assert (backbone['drop_path_rate'], backbone['in_channels']) == (0.1, 5)
+    # In the order of the signature, as one reads it.
+    names = ['type', 'arch', 'out_indices', 'out_strides', 'drop_path_rate', 'in_channels']
+    assert list(backbone) == names
+
+
+@pytest.mark.slow
+def test_channels_that_cannot_change_are_kept_and_a_fault_of_the_toolbox_is_none_of_ours():
+    found = swapped('mmdet/ssd/ssd300_coco')
+    assert found.model['backbone']['out_indices'] == (1, 2)
+    assert found.model['backbone']['out_channels'] == (512, 1024)
+    assert found.model['neck'] == model_of('mmdet/ssd/ssd300_coco')['neck']
+    # SSD of these versions of mmdet has no loss_cls, which its prediction asks for.
+    assert 'loss_cls' in found.prediction_error
+
+
+@MODELS.register_module()
+class HardWired(nn.Module):
+    """A neck whose channels cannot be set, and for which there is nothing to predict with."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(512, 32, 1)
+
+    def forward(self, features):
+        if not self.training:
+            raise RuntimeError('only trains')
+        return (self.conv(features[-1]),)
+
+
+def with_neck(kind, **options):
+    """Return a segmenter whose only head reads a neck."""
+    model = model_of(SEGMENTER)
+    model['neck'] = dict(type=kind, **options)
+    model['auxiliary_head'] = None
+    model['decode_head'] |= dict(in_channels=32, in_index=0, channels=8)
+    return model
+
+
+def test_hard_wired_channels_are_kept_and_what_the_original_cannot_do_is_no_fault_of_ours():
+    found = swap_model(with_neck('HardWired'), 'mmseg', OPTIONS)
+    assert found.model['backbone']['out_channels'] == (512,)
+    assert found.model['backbone']['out_strides'] == (8,)
+    assert found.prediction_error == 'RuntimeError: only trains'
+
+
+@pytest.mark.slow
+def test_heads_follow_a_neck_that_hands_on_features():
+    found = swapped('mmseg/fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024')
+    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM, out_indices=(1, 2, 3))
+    assert found.model['neck']['in_channels'] == tuple(WIDTHS[1:])
+    # The main head reads what the neck makes, which is as before.
+    assert found.model['decode_head']['in_channels'] == 2048
+    assert found.model['auxiliary_head']['in_channels'] == WIDTHS[2]
+
+
+@pytest.mark.slow
+def test_heads_inside_heads():
+    found = swapped('mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512')
+    head = found.model['decode_head']
+    assert head['kernel_generate_head']['in_channels'] == WIDTHS[3]
+    assert head['kernel_update_head'][0]['in_channels'] == 512
+    assert 'out_channels' not in found.model['backbone']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        # Operators that test one image at a time, given proposals, large pooling windows, offsets
+        # of a finer level.
+        'mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco',
+        'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
+        'mmseg/mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024',
+        'mmdet/dyhead/atss_r50_fpn_dyhead_1x_coco',
+    ],
+)
+def test_models_that_ask_for_more_than_others(name):
+    assert swapped(name).prediction_error is None
+
+
+@pytest.mark.slow
+def test_the_neck_of_a_plain_vit_segmenter_is_left_out():
+    found = swapped('mmseg/vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512')
+    assert found.model['neck'] is None
+    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM)
+    assert found.model['decode_head']['in_channels'] == WIDTHS
+
+
+@MODELS.register_module()
+class PlainViT(nn.Module):
+    """One map of stride 16, as of a plain ViT."""
+
+    def __init__(self, dim=24):
+        super().__init__()
+        self.embed = nn.Conv2d(3, dim, 16, 16)
+
+    def forward(self, x):
+        return (self.embed(x),)
+
+
+@MODELS.register_module()
+class SimplePyramid(nn.Module):
+    """A pyramid made of one map, as in ViTDet; it takes the map bare."""
+
+    def __init__(self, channels=256, num_outs=5, norm_cfg=None):
+        super().__init__()
+        self.proj = nn.Conv2d(24, channels, 1)
+        self.num_outs = num_outs
+
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        x = self.proj(x)
+        finer = [nn.functional.interpolate(x, scale_factor=scale) for scale in (4, 2)]
+        coarser = [nn.functional.max_pool2d(x, scale) for scale in (2, 4)]
+        return (*finer, x, *coarser)[: self.num_outs]
+
+
+def test_a_neck_that_makes_a_pyramid_is_left_out_or_becomes_an_fpn():
+    model = with_neck('SimplePyramid', channels=32, num_outs=4)
+    model['backbone'] = dict(type='PlainViT')
+    model['decode_head'] |= dict(in_index=3)
+    found = swap_model(model, 'mmseg', OPTIONS)
+    assert found.model['neck'] is None
+    assert found.model['decode_head']['in_channels'] == WIDTHS[3]
+    model = model_of(DETECTOR)
+    norm = dict(type='BN')
+    model |= dict(backbone=dict(type='PlainViT'), neck=dict(type='SimplePyramid', norm_cfg=norm))
+    found = swap_model(model, 'mmdet', OPTIONS)
+    assert found.model['neck'] == dict(
+        type='FPN', in_channels=WIDTHS, out_channels=256, num_outs=5, norm_cfg=norm
+    )
+    assert 'pyramid' in found.remarks[('neck',)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet/masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019',
+        'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco',
+    ],
+)
+def test_trackers_and_semi_supervised_detectors(name):
+    found = swapped(name)
+    assert found.model['detector']['backbone']['type'] == 'Hiera'
+    assert found.model['detector']['neck']['in_channels'] == WIDTHS
+
+
+@pytest.mark.slow
+def test_a_student_keeps_its_teacher():
+    name = 'mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco'
+    found = swapped(name)
+    assert found.model['backbone']['type'] == 'Hiera'
+    assert found.model['teacher_config'] == model_of(name)['teacher_config']
+
+
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        (
+            'mmseg/pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
+            '3 maps in training and 1 in test',
+        ),
+        pytest.param(
+            'mmdet/detectors/detectors_htc-r50_1x_coco',
+            'gives the image itself',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            'mmseg/dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512',
+            'something else than maps',
+            marks=pytest.mark.slow,
+        ),
+        ('mmseg/san/san-vit-b16_coco-stuff164k-640x640', 'it has no backbone'),
+    ],
+)
+def test_what_cannot_be_swapped_is_refused_with_the_reason(name, reason):
+    with pytest.raises(ConfigError, match=reason):
+        swapped(name)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'reason'),
+    [
+        (dict(type='Hiera', arch=SLIM), 'it has Hiera already'),
+        (dict(type='NoSuchNet'), 'backbone NoSuchNet cannot be built'),
+    ],
+)
+def test_backbones_that_cannot_be_swapped(backbone, reason):
+    with pytest.raises(ConfigError, match=reason):
+        swap_model({**model_of(DETECTOR), 'backbone': backbone}, 'mmdet', OPTIONS)
+
+
+def test_a_loss_that_is_not_finite_is_no_success():
+    model = model_of(SEGMENTER)
+    model['decode_head']['loss_decode']['loss_weight'] = float('nan')
+    with pytest.raises(ConfigError, match='losses are not finite'):
+        swap_model(model, 'mmseg', OPTIONS)
+
+
+@MODELS.register_module()
+class Reading(nn.Module):
+    """A neck that asks for both maps of the dilated ResNet, and reads some without a gradient."""
+
+    def __init__(self, in_channels=(256, 512), read=(0, 1)):
+        super().__init__()
+        assert len(in_channels) == 2
+        self.convs = nn.ModuleList(nn.Conv2d(dim, 32, 1) for dim in in_channels)
+        self.read = read
+
+    def forward(self, features):
+        maps = [conv(x.detach()) for conv, x in zip(self.convs, features, strict=True)]
+        for place in self.read:
+            maps[place] = self.convs[place](features[place])
+        return (sum(maps),)
+
+
+def reading(*places):
+    model = with_neck('Reading', in_channels=[256, 512], read=places)
+    model['backbone']['out_indices'] = (2, 3)
+    return model
+
+
+def test_a_backbone_without_gradients_is_no_success():
+    with pytest.raises(ConfigError, match='no gradient reaches backbone'):
+        swap_model(reading(), 'mmseg', OPTIONS)
+
+
+def test_an_output_that_must_be_there_and_is_not_read_is_told():
+    found = swap_model(reading(1), 'mmseg', OPTIONS)
+    assert found.unread
+    assert found.model['neck']['in_channels'] == WIDTHS[2:]
+    assert not swap_model(reading(0, 1), 'mmseg', OPTIONS).unread
