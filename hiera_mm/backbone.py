@@ -222,11 +222,12 @@ def _pretrained(init_cfg: object) -> dict[str, object] | None:
         options = {'source': cfg.get('checkpoint'), **cfg}
         for key in ('type', 'checkpoint', 'map_location'):  # weights are read on the CPU anyway
             options.pop(key, None)
-        unknown = set(options) - {'source', 'prefix', 'allow_nonfinite'}
+        unknown = set(options) - {'source', 'prefix', 'allow_nonfinite', 'adapt_in_channels'}
         if unknown or not options['source']:
             raise ValueError(
-                "init_cfg must be dict(type='Pretrained', checkpoint=...), with prefix and "
-                f'allow_nonfinite if need be, or an initialiser of mmengine; got {cfg}'
+                "init_cfg must be dict(type='Pretrained', checkpoint=...), with prefix, "
+                'allow_nonfinite and adapt_in_channels if need be, or an initialiser of mmengine; '
+                f'got {cfg}'
             )
         return options
     return None

@@ -33,7 +33,7 @@ from hiera_mm.network.position import (
     WindowAligned,
 )
 from hiera_mm.network.trunk import PATCH_STRIDE
-from hiera_mm.weights.positions import adapt
+from hiera_mm.weights.loading import adapt_position
 
 SIDE = 128  # pixels of a training scene
 REPORT_SECONDS = 15.0
@@ -272,7 +272,7 @@ def network_of(arm: Arm, state: Mapping[str, Tensor]) -> BoxNetwork:
     """
     theirs, ours = TRAINED[arm.trained], FORMS[arm.trained, arm.form]
     names = theirs.shapes(1)
-    adapted, _ = adapt({name: state[f'backbone.{name}'] for name in names}, theirs, ours)
+    adapted, _ = adapt_position({name: state[f'backbone.{name}'] for name in names}, theirs, ours)
     rest = {
         name: value for name, value in state.items() if name.removeprefix('backbone.') not in names
     }

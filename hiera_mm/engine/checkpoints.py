@@ -21,7 +21,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError
-from ..weights.files import read_checkpoint, safe_load
+from ..weights.reading import read_checkpoint, safe_load
 
 UNFINISHED = '.part'
 """Added to the name of a file that is being written."""

@@ -19,7 +19,7 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 
 from ..errors import ConfigError, DataError
-from ..weights.files import read_checkpoint
+from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
 from .config import load_config, resolve_arch
 from .fit import require_complete, state_dict_of

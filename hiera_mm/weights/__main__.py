@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 
 import torch
 
@@ -14,19 +15,20 @@ from ..network import HieraTrunk
 from ..network.position import kind_of
 from . import architecture
 from .catalog import CATALOG
-from .downloads import cache_folder
-from .loading import read
-from .positions import window_share
+from .loading import read, window_share
+from .sources import cache_folder
 
 
 def list_known(word: str) -> None:
     """Print the known weights whose name, architecture or licence has ``word`` in it."""
-    entries = [e for e in CATALOG.values() if word in f'{e.name} {e.arch} {e.licence}']
     head = ('name', 'arch', 'parameters', 'image', 'trained on', 'licence')
-    sizes = {arch: f'{_parameters(arch) / 1e6:.1f} M' for arch in {e.arch for e in entries}}
-    rows = [
-        (e.name, e.arch, sizes[e.arch], str(e.image_size), e.trained_on, e.licence) for e in entries
-    ]
+    rows = []
+    for entry in CATALOG.values():
+        made = entry.training
+        if word in f'{entry.name} {entry.arch} {made.licence}':
+            size = f'{_parameters(entry.arch) / 1e6:.1f} M'
+            row = (entry.name, entry.arch, size, made.image_size, made.trained_on, made.licence)
+            rows.append([str(cell) for cell in row])
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         line = '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -34,6 +36,7 @@ def list_known(word: str) -> None:
     print(f'\n{len(rows)} of {len(CATALOG)} known; downloads are kept in {cache_folder()}')
 
 
+@cache
 def _parameters(arch: str) -> int:
     """Count the parameters of an architecture, without the norms of its outputs."""
     with torch.device('meta'):

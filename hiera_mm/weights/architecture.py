@@ -8,14 +8,8 @@ from dataclasses import replace
 from ..errors import CheckpointError
 from ..network import VARIANTS, HieraTrunk, Variant
 from ..network.layout import MASK_UNIT
-from ..network.position import (
-    Absolute,
-    AbsoluteWin,
-    PositionEmbedding,
-    WindowAligned,
-    kind_of,
-)
-from .reading import Weights
+from ..network.position import Absolute, AbsoluteWin, PositionEmbedding, WindowAligned, kind_of
+from .families import Weights
 
 
 def position_of(weights: Weights, path: object) -> PositionEmbedding:
@@ -55,12 +49,12 @@ def variants_of(weights: Weights, path: object) -> list[str]:
     Heads and windows do not show in weights; they follow from the sizes, the family and the
     position embedding, and that is why there can be more than one answer, or none.
     """
-    position = position_of(weights, path)
+    kind = kind_of(position_of(weights, path))
     return [
         name
         for name, variant in VARIANTS.items()
         if not differences(weights, variant)
-        and kind_of(variant.pos_embed) == kind_of(position)
+        and kind_of(variant.pos_embed) == kind
         and weights.family.windowed in (None, is_windowed(variant))
     ]
 
@@ -92,21 +86,18 @@ def resolve(weights: Weights, path: object) -> Variant:
         CheckpointError: If the weights leave more than one possibility, or fit no published Hiera.
     """
     names = variants_of(weights, path)
-    if len(names) != 1:
-        raise CheckpointError(
-            f"arch='auto' cannot tell which Hiera {path} holds: {describe(weights)} "
-            f'{"could be " + " or ".join(names) if names else "is no published one"}. Heads and '
-            'windows do not show in weights, so say what it is with arch=...'
-        )
-    variant = VARIANTS[names[0]]
-    position = position_of(weights, path)
-    if weights.prefix and weights.family.name == 'ours' and is_windowed(variant):
-        raise CheckpointError(
-            f"arch='auto' cannot tell which Hiera {path} holds: {names[0]}, or a network with "
-            "other windows and pos_embed='absolute_win', which has the same parameters. Say what "
-            'it is with arch=...'
-        )
-    return replace(variant, pos_embed=position)
+    guess = ' or '.join(names)
+    if len(names) == 1:
+        variant = VARIANTS[names[0]]
+        if not (weights.prefix and weights.family.name == 'ours' and is_windowed(variant)):
+            return replace(variant, pos_embed=position_of(weights, path))
+        # In a training of ours the same parameters may have been used in other windows.
+        guess += ", or a network with other windows and pos_embed='absolute_win'"
+    raise CheckpointError(
+        f"arch='auto' cannot tell which Hiera {path} holds: {describe(weights)} "
+        f'{"could be " + guess if names else "is no published one"}. Heads and windows do not show '
+        'in weights, so say what it is with arch=...'
+    )
 
 
 def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | None:
@@ -124,24 +115,23 @@ def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | N
     Raises:
         CheckpointError: If the architectures differ.
     """
-    names = variants_of(weights, path)
-    asked = name_of(network.variant)
-    found = differences(weights, network.variant)
+    variant = network.variant
+    asked = name_of(variant)
+    found = differences(weights, variant)
     windowed = weights.family.windowed
-    other_windows = windowed is not None and windowed != is_windowed(network.variant)
+    other_windows = windowed not in (None, is_windowed(variant))
+    trained = f"{'with' if windowed else 'without'} SAM 2's windows"
     if found or (asked and other_windows):
-        this = ' or '.join(names) if names else describe(weights)
-        details = found or [f"{'with' if windowed else 'without'} SAM 2's windows"]
+        names = variants_of(weights, path)
         raise CheckpointError(
-            f'{path}: this is {this}, and the config says '
-            f'arch={asked or "one of your own"!r} ({", ".join(details)}). Nothing was loaded. '
-            f'Set arch={names[0] if len(names) == 1 else "auto"!r}, or use other weights.'
+            f'{path}: this is {" or ".join(names) or describe(weights)}, and the config says '
+            f'arch={asked or "one of your own"!r} ({", ".join(found) or trained}). Nothing was '
+            f'loaded. Set arch={names[0] if len(names) == 1 else "auto"!r}, or use other weights.'
         )
     if other_windows:
         return (
-            f"the weights were trained {'with' if windowed else 'without'} SAM 2's windows; this "
-            f'network has window_sizes {network.variant.window_sizes} and global_blocks '
-            f'{network.variant.global_blocks}'
+            f'the weights were trained {trained}; this network has window_sizes '
+            f'{variant.window_sizes} and global_blocks {variant.global_blocks}'
         )
     return None
 

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, listing
 from ..network import Variant, resolve_variant
-from ..network.position import Absolute, AbsoluteWin, PositionEmbedding
+from ..network.position import Absolute, PositionEmbedding
 from . import architecture
-from .families import FAMILIES, OUTPUTS, Family
-from .loading import read
-from .positions import adapt
-from .reading import Weights
+from .families import FAMILIES, OUTPUTS, Family, Weights
+from .loading import adapt_position, read
 
 TARGETS = ('release', 'timm', 'transformers', 'sam2', 'ours')
 SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
@@ -63,34 +61,22 @@ def export(weights: Weights, variant: Variant, to: str) -> Export:
     Raises:
         CheckpointError: If that project has no network like this one.
     """
-    windowed = architecture.is_windowed(variant)
-    _require_expressible(variant, windowed, to)
-    if to != 'ours' and any('.rel_pos_' in name for name in weights.tensors):
-        raise CheckpointError(
-            f'this network has relative position in attention, which {FAMILIES[to].title} does not '
-            'know. Use --to ours.'
-        )
+    _require_expressible(weights, variant, to)
     theirs = architecture.position_of(weights, 'the file')
-    ours, names = _target(to, windowed, theirs)
+    family, ours = _target(variant, theirs, to)
     tensors = dict(weights.tensors)
     learnt = {name: tensors.pop(name) for name in theirs.shapes(1)}
-    learnt, done = adapt(learnt, theirs, ours)
-    family = FAMILIES[names]
-    prefix, container = '', None
-    if to == 'release':
-        container = 'model_state'
-    elif to == 'sam2':
-        prefix, container = 'image_encoder.trunk.', 'model'
-    elif to == 'ours':
-        container = 'state_dict'
+    learnt, done = adapt_position(learnt, theirs, ours)
     left_out = [n for n in tensors if n.startswith(OUTPUTS) and to != 'ours']
-    kept = {n: t for n, t in {**learnt, **tensors}.items() if n not in left_out}
+    prefix = 'image_encoder.trunk.' if to == 'sam2' else ''
     return Export(
         family=family,
         tensors={
-            prefix + family.theirs(n, weights.depths): t.contiguous() for n, t in kept.items()
+            prefix + family.theirs(name, weights.depths): tensor.contiguous()
+            for name, tensor in {**learnt, **tensors}.items()
+            if name not in left_out
         },
-        container=container,
+        container={'release': 'model_state', 'sam2': 'model', 'ours': 'state_dict'}.get(to),
         config=_transformers_config(variant, weights, ours) if to == 'transformers' else None,
         left_out=left_out,
         remarks=[f'position embedding: {done}'] if done else [],
@@ -153,24 +139,8 @@ def convert(
     return done
 
 
-def _target(to: str, windowed: bool, theirs: PositionEmbedding) -> tuple[PositionEmbedding, str]:
-    """Return the position embedding that the other project's network has, and its names."""
-    absolute = theirs if isinstance(theirs, Absolute) else Absolute()
-    if to == 'ours':
-        return theirs, 'ours'
-    if to == 'sam2':
-        return theirs, 'sam2'
-    if to == 'transformers':
-        return (theirs, 'transformers_sam2') if windowed else (absolute, 'transformers')
-    if to == 'timm' and windowed:
-        return theirs, 'timm_sam2'
-    if to == 'timm' and isinstance(theirs, AbsoluteWin):
-        # timm resizes the global part with antialiasing in these models.
-        return replace(theirs, antialias=True), 'timm'
-    return absolute, to
-
-
-def _require_expressible(variant: Variant, windowed: bool, to: str) -> None:
+def _require_expressible(weights: Weights, variant: Variant, to: str) -> None:
+    windowed = architecture.is_windowed(variant)
     reasons = []
     if to == 'release' and windowed:
         reasons.append("SAM 2's windows")
@@ -180,11 +150,28 @@ def _require_expressible(variant: Variant, windowed: bool, to: str) -> None:
         reasons.append('LayerScale')
     if to not in ('timm', 'ours') and variant.shortcut != 'proj':
         reasons.append('pooled shortcuts')
+    others = '--to timm or --to ours'
+    if to != 'ours' and any('.rel_pos_' in name for name in weights.tensors):
+        reasons.append('relative position in attention')
+        others = '--to ours'
     if reasons:
         raise CheckpointError(
             f'this network has {" and ".join(reasons)}, which {FAMILIES[to].title} does not know. '
-            'Use --to timm or --to ours.'
+            f'Use {others}.'
         )
+
+
+def _target(
+    variant: Variant, theirs: PositionEmbedding, to: str
+) -> tuple[Family, PositionEmbedding]:
+    """Return the names that the other project uses, and its network's position embedding."""
+    if architecture.is_windowed(variant) and to in ('timm', 'transformers'):
+        return FAMILIES[f'{to}_sam2'], theirs
+    if to in ('ours', 'sam2') or isinstance(theirs, Absolute):
+        return FAMILIES[to], theirs
+    if to == 'timm':  # which resizes the global part with antialiasing in these models
+        return FAMILIES[to], replace(theirs, antialias=True)
+    return FAMILIES[to], Absolute()
 
 
 def _transformers_config(

@@ -1,7 +1,7 @@
-"""The dialects in which Hiera's weights are published, as data.
+"""How each project names Hiera's parameters, and a file's parameters brought under our names.
 
-A family has its own names for the same parameters, says which other names it uses for parts that a
-backbone has no use for, and bears marks by which it is told from the others.
+A family is the names of one project. It says which other names it uses for parts that a backbone
+has no use for, and bears marks by which it is told from the others.
 """
 
 from __future__ import annotations
@@ -9,7 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from torch import Tensor
+
+from ..errors import CheckpointError, listing
+
+OUTPUTS = ('out_norms.', 'outputs.')
+"""Beginnings of the names of what no published Hiera has: parts between it and what reads it."""
+
+CONTAINERS = ('state_dict', 'model_state', 'model', 'ema_state_dict', 'state_dict_ema')
+"""Where a file keeps its weights if not at the top: mmengine, the release, SAM 2, and averages.
+
+mmengine's EMA hook puts the averaged weights into ``state_dict`` and the last ones of training
+into ``ema_state_dict``, so the order is right for it as well.
+"""
+
+_LAYERS = (
+    'norm1', 'attn.qkv', 'attn.proj', 'proj', 'ls1', 'norm2', 'mlp.fc1', 'mlp.fc2', 'ls2',
+)  # fmt: skip
+_OUTSIDE_BLOCKS = re.compile(
+    r'pos_embed|pos_embed_window|patch_embed\.proj\.(weight|bias)|out_norms\.[0-3]\.(weight|bias)'
+    r'|outputs\.projections\.\d+\.(weight|bias)'
+)
 _FINAL_NORM = 'final norm, part of the classifier'
 _CLASSIFIER = 'classifier'
 _DECODER = 'decoder of the masked autoencoder'
@@ -29,7 +51,6 @@ class Family:
         dropped: Reasons why a backbone has no use for a parameter, by a pattern of its name.
         marks: Patterns of names that only this family has.
         windowed: Whether its networks have SAM 2's windows; None where both kinds occur.
-        relative_position: Whether its networks may have relative position in attention.
     """
 
     name: str
@@ -40,7 +61,6 @@ class Family:
     dropped: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()
     windowed: bool | None = False
-    relative_position: bool = False
 
     @property
     def anchor(self) -> str:
@@ -65,14 +85,14 @@ class Family:
         place = self.block.format(block=block, stage=stage, layer=layer)
         return f'{place}.{self.layers.get(found[2], found[2])}.{found[3]}'
 
-    def ours(self, name: str, depths: Sequence[int]) -> str | None:
+    def ours(self, name: str, depths: Sequence[int] = ()) -> str | None:
         """Translate one of the family's names into ours; None if it is not one of its network.
 
         Args:
             name: The family's name of a parameter, without a prefix.
-            depths: Blocks of each stage.
+            depths: Blocks of each stage; without them, the number of the block may be wrong.
         """
-        found = self._in_block(name)
+        found = self.in_block(name)
         if found is None:
             ours = _replace_start(name, {theirs: ours for ours, theirs in self.stem.items()})
             return ours if _OUTSIDE_BLOCKS.fullmatch(ours) else None
@@ -80,35 +100,18 @@ class Family:
         block = place[0] if len(place) == 1 else sum(depths[: place[0]]) + place[1]
         layer = {theirs: ours for ours, theirs in self.layers.items()}.get(path, path)
         if kind.startswith('rel_pos'):
-            known = layer == 'attn' and self.relative_position
+            known = layer == 'attn' and self.name == 'ours'
         else:
             known = layer in _LAYERS
         if not known or path in self.layers:  # unknown, or ours instead of theirs
             return None
         return f'blocks.{block}.{layer}.{kind}'
 
-    def block_place(self, name: str, parameter: str) -> tuple[int, ...] | None:
-        """Return the place of the block that a name belongs to, or None.
+    def in_block(self, name: str) -> tuple[tuple[int, ...], str, str] | None:
+        """Split the family's name of a block's parameter into place, module and kind.
 
-        Args:
-            name: The family's name of a parameter, without a prefix.
-            parameter: Which parameter of the block it must be, under the family's name.
-
-        Returns:
-            ``(block,)`` or ``(stage, layer)``, as the family counts.
+        The place is ``(block,)`` or ``(stage, layer)``, as the family counts.
         """
-        found = self._in_block(name)
-        return found[0] if found and f'{found[1]}.{found[2]}' == parameter else None
-
-    def reason_to_drop(self, name: str) -> str | None:
-        """Return why the backbone has no use for a parameter of the family, or None."""
-        for pattern, reason in self.dropped.items():
-            if re.match(pattern, name):
-                return reason
-        return None
-
-    def _in_block(self, name: str) -> tuple[tuple[int, ...], str, str] | None:
-        """Split the name of a block's parameter into place, module and kind."""
         place = re.sub(r'\\\{\w+\\\}', r'(\\d+)', re.escape(self.block))
         found = re.fullmatch(rf'{place}\.(.+)\.(weight|bias|gamma|rel_pos_h|rel_pos_w)', name)
         if found is None:
@@ -116,16 +119,9 @@ class Family:
         *numbers, path, kind = found.groups()
         return tuple(int(number) for number in numbers), path, kind
 
-
-_LAYERS = (
-    'norm1', 'attn.qkv', 'attn.proj', 'proj', 'ls1', 'norm2', 'mlp.fc1', 'mlp.fc2', 'ls2',
-)  # fmt: skip
-_OUTSIDE_BLOCKS = re.compile(
-    r'pos_embed|pos_embed_window|patch_embed\.proj\.(weight|bias)|out_norms\.[0-3]\.(weight|bias)'
-    r'|outputs\.projections\.\d+\.(weight|bias)'
-)
-OUTPUTS = ('out_norms.', 'outputs.')
-"""Beginnings of the names of what no published Hiera has: parts between it and what reads it."""
+    def reason_to_drop(self, name: str) -> str | None:
+        """Return why the backbone has no use for a parameter of the family, or None."""
+        return next((why for pattern, why in self.dropped.items() if re.match(pattern, name)), None)
 
 
 def _replace_start(name: str, renamed: Mapping[str, str]) -> str:
@@ -199,8 +195,173 @@ FAMILIES: dict[str, Family] = {
             title='hiera_mm',
             marks=(r'out_norms\.', r'outputs\.', r'blocks\.\d+\.attn\.rel_pos_'),
             windowed=None,
-            relative_position=True,
         ),
     )
 }
 """The families by name."""
+
+_OTHER_NETWORKS = {
+    r'\b(cls_token|class_token)$': 'a Vision Transformer (ViT)',
+    r'relative_position_bias_table$|\.cpb_mlp\.': 'a Swin Transformer',
+    r'\blayer1\.0\.conv1\.': 'a ResNet',
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A Hiera out of a file.
+
+    Attributes:
+        family: Whose names the file uses.
+        tensors: Parameters by our names.
+        dropped: Names that the file has and a backbone has no use for, by the reason.
+        prefix: What stood before the family's names, e.g. ``'image_encoder.trunk.'``.
+        depths: Blocks of each stage in the file.
+    """
+
+    family: Family
+    tensors: dict[str, Tensor]
+    dropped: dict[str, list[str]]
+    prefix: str
+    depths: tuple[int, ...]
+
+
+def interpret(content: Mapping[str, Any], path: object, prefix: str | None = None) -> Weights:
+    """Find the Hiera in what a file holds.
+
+    Args:
+        content: What :func:`~hiera_mm.weights.reading.read_file` returned.
+        path: Where it comes from, for messages.
+        prefix: What stands before the names of the wanted network; found by itself where the
+            file has a single Hiera.
+
+    Returns:
+        The network's parameters, and what was left out.
+
+    Raises:
+        CheckpointError: If there is no Hiera in the file, or more than one, if it has names that
+            its family does not know, or if blocks are missing.
+    """
+    state = _state_of(content, path)
+    family, prefix = _recognise(state, path, prefix)
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()
+              if name.startswith(prefix)}  # fmt: skip
+    patch = inside[family.anchor]
+    if patch.ndim != 4:
+        raise CheckpointError(
+            f'{path} holds a Hiera for video (its patch embedding has {patch.ndim - 2} dimensions '
+            'of space and time); hiera_mm has Hieras for images.'
+        )
+    dropped: dict[str, list[str]] = {}
+    known, unknown = [], []
+    for name in state:
+        bare = name.removeprefix(prefix)
+        if not name.startswith(prefix):
+            dropped.setdefault('other parts of the model', []).append(name)
+        elif family.ours(bare):
+            known.append(bare)
+        elif reason := family.reason_to_drop(bare):
+            dropped.setdefault(reason, []).append(name)
+        else:
+            unknown.append(name)
+    if len(unknown) > len(known):
+        raise _not_a_hiera(state, path)
+    if unknown:
+        raise CheckpointError(
+            f'{path} looks like weights of {family.title}, but has names that no Hiera of that '
+            f'family has ({len(unknown)}): {listing(unknown)}. Were two files merged? Nothing was '
+            'loaded.'
+        )
+    depths = _depths(inside, family, path)
+    tensors = {family.ours(name, depths): inside[name] for name in known}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f'{path}: {name} is of type {tensor.dtype}, and weights must be floating-point '
+                'numbers. Quantised files cannot be read; use the original one.'
+            )
+    return Weights(family, tensors, dropped, prefix, depths)
+
+
+def _state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+    """Return the tensors by name, wherever the file keeps them."""
+    for key in CONTAINERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
+            content = inner
+            break
+    state = {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(
+            f'{path} has no weights: tensors by name were expected at the top or under '
+            f'{listing(CONTAINERS)}; found {listing(list(content)) or "nothing"}.'
+        )
+    return state
+
+
+def _recognise(state: Mapping[str, Tensor], path: object, prefix: str | None) -> tuple[Family, str]:
+    """Return the family, and the prefix of its names."""
+    found: dict[str, str] = {}
+    for name, tensor in state.items():
+        for anchor in {family.anchor for family in FAMILIES.values()}:
+            # Other networks have a patch embedding too, but seldom one of overlapping patches.
+            if f'.{name}'.endswith(f'.{anchor}') and tensor.shape[-2:] == (7, 7):
+                found[name.removesuffix(anchor)] = anchor
+    if prefix is not None:
+        wanted = f'{prefix.rstrip(".")}.' if prefix else ''
+        found = {p: anchor for p, anchor in found.items() if p == wanted}
+    if not found:
+        raise _not_a_hiera(state, path, prefix)
+    if len(found) > 1:
+        raise CheckpointError(
+            f'{path} holds {len(found)} networks that may be a Hiera, under the prefixes '
+            f'{listing([repr(p) for p in found])}. Say which one is meant with prefix=...'
+        )
+    prefix, anchor = next(iter(found.items()))
+    inside = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+    for family in FAMILIES.values():
+        if family.anchor == anchor and any(re.match(m, n) for m in family.marks for n in inside):
+            if family.name == 'timm' and 'pos_embed_window' in inside:
+                family = FAMILIES['timm_sam2']
+            return family, prefix
+    return FAMILIES['ours'], prefix
+
+
+def _not_a_hiera(
+    state: Mapping[str, Tensor], path: object, prefix: str | None = None
+) -> CheckpointError:
+    """Return an error that says what else a file may hold."""
+    starts = list(dict.fromkeys('.'.join(name.split('.')[:2]) for name in state))
+    anchors = sorted({family.anchor for family in FAMILIES.values()})
+    text = f'{path}: this is not a Hiera'
+    if prefix:
+        text = f'{path} holds no Hiera under the prefix {prefix!r}'
+    for pattern, title in _OTHER_NETWORKS.items():
+        if any(re.search(pattern, name) for name in state):
+            text += f', but looks like {title}'
+            break
+    return CheckpointError(
+        f'{text}. A 7x7 convolution named {" or ".join(anchors)} and the blocks of a Hiera were '
+        f'expected, and its names begin with {listing(starts)}.'
+    )
+
+
+def _depths(inside: Mapping[str, Tensor], family: Family, path: object) -> tuple[int, ...]:
+    """Count the blocks of each stage, which show by their channels."""
+    dim = inside[family.anchor].shape[0]
+    stages: dict[tuple[int, ...], int] = {}
+    for name, tensor in inside.items():
+        place, *rest = family.in_block(name) or [None]
+        if rest == ['attn.proj', 'weight'] and tensor.ndim == 2:
+            stages[place] = (tensor.shape[0] // dim).bit_length() - 1
+    places, found = sorted(stages), list(stages.values())
+    depths = tuple(found.count(stage) for stage in range(max(found, default=-1) + 1))
+    expected: list[tuple[int, ...]] = [(block,) for block in range(sum(depths))]
+    if places and len(places[0]) == 2:
+        expected = [(stage, layer) for stage, depth in enumerate(depths) for layer in range(depth)]
+    if not places or 0 in depths or places != expected:
+        raise CheckpointError(
+            f'{path} is incomplete: the blocks it has are {listing(places) or "none"}, and '
+            'consecutive ones in every stage were expected. Download or save it again.'
+        )
+    return depths

@@ -1,193 +1,222 @@
-"""From what a file holds to parameters under our names, each one accounted for."""
+"""Reading weight files of every format, without ever running a pickle."""
 
 from __future__ import annotations
 
+import json
+import pickle
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from mmengine.logging import HistoryBuffer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ..errors import CheckpointError, listing
-from .families import FAMILIES, Family
 
-CONTAINERS = ('state_dict', 'model_state', 'model', 'ema_state_dict', 'state_dict_ema')
-"""Where a file keeps its weights if not at the top: mmengine, the release, SAM 2, and averages.
-
-mmengine's EMA hook puts the averaged weights into ``state_dict`` and the last ones of training
-into ``ema_state_dict``, so the order is right for it as well.
-"""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A Hiera out of a file.
-
-    Attributes:
-        family: Whose names the file uses.
-        tensors: Parameters by our names.
-        dropped: Names that the file has and a backbone has no use for, by the reason.
-        prefix: What stood before the family's names, e.g. ``'image_encoder.trunk.'``.
-        depths: Blocks of each stage in the file.
-    """
-
-    family: Family
-    tensors: dict[str, Tensor]
-    dropped: dict[str, list[str]]
-    prefix: str
-    depths: tuple[int, ...]
+FOLDER_FILES = (
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
+"""Where transformers' ``save_pretrained`` puts weights, the best choice first."""
 
 
-def interpret(content: Mapping[str, Any], path: object, prefix: str | None = None) -> Weights:
-    """Find the Hiera in what a file holds.
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a weight file, whatever its format and name.
 
     Args:
-        content: What :func:`~hiera_mm.weights.files.read_file` returned.
-        path: Where it comes from, for messages.
-        prefix: What stands before the names of the wanted network; found by itself where the
-            file has a single Hiera.
+        path: A file of torch or of safetensors, the index of a sharded one
+            (``*.index.json``), or a folder as transformers' ``save_pretrained`` writes it.
 
     Returns:
-        The network's parameters, and what was left out.
+        What the file holds: tensors by name, or a dict with such a dict in it.
 
     Raises:
-        CheckpointError: If there is no Hiera in the file, or more than one, if it has names that
-            its family does not know, or if blocks are missing.
+        CheckpointError: As :func:`read_checkpoint`; also if a shard is missing.
     """
-    state = _state_of(content, path)
-    family, prefix = _recognise(list(state), path, prefix)
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()
-              if name.startswith(prefix)}  # fmt: skip
-    patch = inside[family.anchor]
-    if patch.ndim != 4:
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = next((path / name for name in FOLDER_FILES if (path / name).is_file()), path)
+    if path.is_file():
+        with path.open('rb') as file:
+            head = file.read(16)
+        if head[8:9] == b'{':  # after the length of the header, 8 bytes
+            return _read_safetensors(path)
+        if head[:1] == b'{':
+            return _read_shards(path)
+    return read_checkpoint(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f'{path} holds a Hiera for video (its patch embedding has {patch.ndim - 2} dimensions '
-            'of space and time); hiera_mm has Hieras for images.'
-        )
-    depths = _depths(inside, family, path)
-    tensors: dict[str, Tensor] = {}
-    dropped: dict[str, list[str]] = {}
-    unknown = []
-    for name, tensor in state.items():
-        if not name.startswith(prefix):
-            dropped.setdefault('other parts of the model', []).append(name)
-            continue
-        bare = name.removeprefix(prefix)
-        ours = family.ours(bare, depths)
-        reason = family.reason_to_drop(bare)
-        if ours is not None:
-            tensors[ours] = tensor
-        elif reason is not None:
-            dropped.setdefault(reason, []).append(name)
-        else:
-            unknown.append(name)
-    if unknown:
-        others = [
-            other.title for other in FAMILIES.values()
-            if other is not family and any(_marked(other, n.removeprefix(prefix)) for n in unknown)
-        ]  # fmt: skip
-        mixed = f' Some are names of {listing(others)}: were two files merged?' if others else ''
+            f'{path} is damaged: it begins as a safetensors file of {path.stat().st_size:,} bytes, '
+            f'but {str(error).strip()}. Download or save it again.'
+        ) from error
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return in which file each tensor of sharded weights is.
+
+    Args:
+        index: The ``*.index.json``.
+
+    Raises:
+        CheckpointError: If it is no such index.
+    """
+    try:
+        return dict(json.loads(index.read_text(encoding='utf-8'))['weight_map'])
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f'{path} looks like weights of {family.title}, but has names that no Hiera of that '
-            f'family has ({len(unknown)}): {listing(unknown)}.{mixed} Nothing was loaded.'
+            f"{index} is no index of sharded weights: JSON with a 'weight_map' was expected."
+        ) from error
+
+
+def _read_shards(index: Path) -> dict[str, Any]:
+    files = read_index(index)
+    # By its name alone: an index must not reach files elsewhere.
+    shards = [index.parent / Path(name).name for name in sorted(set(files.values()))]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise CheckpointError(
+            f'{index} names {len(shards)} files, and {listing(missing)} '
+            f'{"is" if len(missing) == 1 else "are"} not beside it. Download the rest.'
         )
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+    tensors: dict[str, Any] = {}
+    for shard in shards:
+        tensors |= read_file(shard)
+    absent = [name for name in files if name not in tensors]
+    if absent:
+        raise CheckpointError(f'{index} promises tensors that its files lack: {listing(absent)}.')
+    return tensors
+
+
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint file; tensors and plain values only, no code.
+
+    Args:
+        path: The file.
+        map_location: Where tensors go, as for `torch.load`.
+
+    Returns:
+        What the file holds: mmengine's checkpoint, or a bare state dict.
+
+    Raises:
+        CheckpointError: If the file is missing, is no checkpoint, is cut short, holds something
+            else than a dict, or holds objects that only running a pickle could make.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f'{path} is a folder, not a checkpoint.{_checkpoints_in(path)}')
+    if not path.is_file():
+        raise CheckpointError(
+            f'Checkpoint {path} does not exist (looked for {path.absolute()}).'
+            f'{_checkpoints_in(path.parent)}'
+        )
+    mistaken = not_weights(path)
+    if mistaken:
+        raise CheckpointError(f'{path} is not a checkpoint: {mistaken}')
+    try:
+        with path.open('rb') as file:  # given a path, torch would judge by the file's ending
+            checkpoint = safe_load(file, map_location)
+    except pickle.UnpicklingError as error:
+        found = re.search(r'GLOBAL (\S+)', str(error))
+        if found is None:
+            raise CheckpointError(_damaged(path)) from error
+        raise CheckpointError(
+            f'{path} was refused, and nothing in it was run: it asks for {found[1]!r}, which is '
+            'neither a tensor nor a plain value, so loading it could run any program. If the file '
+            "comes from somebody you trust, ask for one with weights only (torch.save({'state_dict"
+            "': model.state_dict()}, file))."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if 'TorchScript' in str(error):
             raise CheckpointError(
-                f'{path}: {name} is of type {tensor.dtype}, and weights must be floating-point '
-                'numbers. Quantised files cannot be read; use the original one.'
-            )
-    return Weights(family, tensors, dropped, prefix, depths)
-
-
-def _state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
-    """Return the tensors by name, wherever the file keeps them."""
-    for key in CONTAINERS:
-        inner = content.get(key)
-        if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
-            content = inner
-            break
-    state = {str(name): v for name, v in content.items() if isinstance(v, Tensor)}
-    if not state:
+                f'{path} is a TorchScript program, not a checkpoint. Use the .pth file that '
+                'training saved.'
+            ) from error
+        raise CheckpointError(_damaged(path)) from error
+    if not isinstance(checkpoint, dict):
         raise CheckpointError(
-            f'{path} has no weights: tensors by name were expected at the top or under '
-            f'{listing(CONTAINERS)}; found {listing(list(content)) or "nothing"}.'
+            f'{path} holds a {type(checkpoint).__name__}, not a checkpoint: a dict with '
+            "'state_dict' in it was expected."
         )
-    return state
+    return checkpoint
 
 
-def _recognise(names: Sequence[str], path: object, prefix: str | None) -> tuple[Family, str]:
-    """Return the family, and the prefix of its names."""
-    wanted = None if prefix is None else prefix.rstrip('.') + '.' if prefix else ''
-    anchors = sorted({family.anchor for family in FAMILIES.values()}, key=len, reverse=True)
-    found: dict[str, str] = {}
-    for name in names:
-        for anchor in anchors:
-            if name == anchor or name.endswith(f'.{anchor}'):
-                found[name.removesuffix(anchor)] = anchor
-                break
-    if wanted is not None:
-        found = {p: anchor for p, anchor in found.items() if p == wanted}
-    if not found:
-        where = f' under the prefix {wanted!r}' if wanted else ''
-        starts = list(dict.fromkeys('.'.join(name.split('.')[:2]) for name in names))
-        raise CheckpointError(
-            f'{path} holds no Hiera{where}: a parameter named {" or ".join(anchors)} was expected, '
-            f'and its names begin with {listing(starts)}.'
+def safe_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Call `torch.load` safely, whatever `weights_only` says.
+
+    Args:
+        file: Path or open file, as for `torch.load`.
+        map_location: Where tensors go, as for `torch.load`.
+        weights_only: Ignored; here because mmengine passes it.
+
+    Returns:
+        What the file holds.
+    """
+    with torch.serialization.safe_globals(_harmless()):
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def _harmless() -> list[Any]:
+    """Return what mmengine's own checkpoints hold besides tensors, all of it inert."""
+    core = np.core if np.lib.NumpyVersion(np.__version__) < '2.0.0' else np._core
+    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
+    allowed += {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    allowed.append((_history_statistic, 'builtins.getattr'))
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and numpy 2
+        allowed.append((core.multiarray._reconstruct, f'{module}._reconstruct'))
+        allowed.append((core.multiarray.scalar, f'{module}.scalar'))
+    return allowed
+
+
+def _history_statistic(owner: object, name: str) -> Callable:
+    """Stand in for `getattr`, which a `HistoryBuffer` needs to name its four statistics.
+
+    The real `getattr` must not be allowed: it reaches every function of the process, and torch's
+    safe reader has a rebuilding function that calls what it is handed.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr is not allowed for {name!r}')
+
+
+def not_weights(path: Path) -> str:
+    """Return what a file is that was taken for weights by mistake, or ''."""
+    with path.open('rb') as file:
+        head = file.read(64)
+    if not head:
+        return 'it is empty.'
+    if head.lstrip()[:1] == b'<':
+        return (
+            'it is a web page, so the download went wrong. Open its link in a browser; on the '
+            "Hugging Face hub, links to files have '/resolve/' in them, not '/blob/'."
         )
-    if len(found) > 1:
-        raise CheckpointError(
-            f'{path} holds {len(found)} networks that may be a Hiera, under the prefixes '
-            f'{listing([repr(p) for p in found])}. Say which one is meant with prefix=...'
+    if head.startswith(b'version https://git-lfs'):
+        return "it is a Git LFS pointer. Fetch the file itself with 'git lfs pull'."
+    return ''
+
+
+def _damaged(path: Path) -> str:
+    with path.open('rb') as file:
+        zipped = file.read(2) == b'PK'
+    if zipped:  # torch's format is a zip file, which has its table at the end
+        return (
+            f'{path} is damaged: it has {path.stat().st_size:,} bytes, and its end is missing or '
+            'broken, as after an interrupted copy or on a full disk. Download or save it again.'
         )
-    prefix, anchor = next(iter(found.items()))
-    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    marked = [
-        family for family in FAMILIES.values()
-        if family.anchor == anchor and any(_marked(family, name) for name in inside)
-    ]  # fmt: skip
-    if len(marked) > 1:
-        raise CheckpointError(
-            f'{path} mixes names of {" and ".join(family.title for family in marked)}: were two '
-            'files merged? Nothing was loaded.'
-        )
-    family = marked[0] if marked else FAMILIES['ours']
-    if family.name == 'timm' and 'pos_embed_window' in inside:
-        family = FAMILIES['timm_sam2']
-    return family, prefix
+    return f'{path} is not a checkpoint, or is damaged: torch cannot make sense of its contents.'
 
 
-def _marked(family: Family, name: str) -> bool:
-    return any(re.match(mark, name) for mark in family.marks)
-
-
-def _depths(inside: Mapping[str, Tensor], family: Family, path: object) -> tuple[int, ...]:
-    """Count the blocks of each stage, which show by their channels."""
-    dim = inside[family.anchor].shape[0]
-    counts: dict[int, set[tuple[int, ...]]] = {}
-    for name, tensor in inside.items():
-        place = family.block_place(name, 'attn.proj.weight')
-        if place is not None and tensor.ndim == 2:
-            stage = (tensor.shape[0] // dim).bit_length() - 1
-            counts.setdefault(stage, set()).add(place)
-    places = sorted(place for stage in counts.values() for place in stage)
-    depths = tuple(len(counts.get(stage, ())) for stage in range(max(counts, default=-1) + 1))
-    if not places or 0 in depths or not _consecutive(places, depths):
-        raise CheckpointError(
-            f'{path} is incomplete: the blocks it has are {listing(places) or "none"}, and '
-            'consecutive ones in every stage were expected. Download or save it again.'
-        )
-    return depths
-
-
-def _consecutive(places: Sequence[tuple[int, ...]], depths: Sequence[int]) -> bool:
-    if len(places[0]) == 1:
-        return places == [(block,) for block in range(sum(depths))]
-    return places == [(s, layer) for s, depth in enumerate(depths) for layer in range(depth)]
-
-
-def nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that have NaN or infinite numbers in them."""
-    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+def _checkpoints_in(folder: Path) -> str:
+    """Return a sentence that names checkpoints in `folder`, newest first, or ''."""
+    files = sorted(folder.glob('*.pth'), key=lambda file: file.stat().st_mtime, reverse=True)
+    return f' {folder} has {", ".join(file.name for file in files[:5])}.' if files else ''

@@ -13,7 +13,7 @@ from hiera_mm.engine import test as evaluate
 from hiera_mm.engine.commands import TEST_NEEDS, TRAIN_NEEDS
 from hiera_mm.network import HieraTrunk
 from hiera_mm.weights.families import FAMILIES
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 TASKS = ['trained_detector', 'trained_segmenter']
 

@@ -7,7 +7,7 @@ from torch import nn
 from hiera_mm.backbone import Hiera
 from hiera_mm.engine import ConfigError, train
 from hiera_mm.engine.commands import compile_hiera
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hiera_mm.engine.checkpoints import UNFINISHED
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from hiera_mm.engine import DataError, train
 from hiera_mm.engine.loops import PlacedBatches, SeededBatch, seed_everything
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 
 class Stopped(Exception):

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from hiera_mm.engine import ConfigError, checkpoints, train
 from hiera_mm.engine import config as options
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 
 def test_amp_says_that_it_needs_a_gpu(monkeypatch):

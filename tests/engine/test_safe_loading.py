@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
 from hiera_mm.engine import CheckpointError, make_loading_safe
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 
 @pytest.fixture

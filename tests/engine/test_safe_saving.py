@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 
 from hiera_mm.engine import CheckpointError, train
 from hiera_mm.engine.checkpoints import UNFINISHED, make_saving_safe
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

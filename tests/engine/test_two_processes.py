@@ -15,7 +15,7 @@ import torch
 
 from hiera_mm.engine import test as evaluate
 from hiera_mm.engine import train
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 ITERS = 5
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from hiera_mm.network.position import (
     make_position_embedding,
     tile,
 )
-from hiera_mm.weights.positions import adapt
+from hiera_mm.weights.loading import adapt_position
 
 SMALL = dict(embed_dim=8, num_heads=1, depths=(1, 1, 2, 1))
 LAYOUTS = {
@@ -114,7 +114,7 @@ def test_all_forms_of_one_absolute_map_agree_at_its_size(grid):
     expected = learnt.resize(parameters, grid)
     assert torch.equal(WindowAligned(grid).resize(parameters, grid), expected)
     for form in (AbsoluteWin(grid), AbsoluteWinRecursive(grid, period=grid)):
-        adapted, _ = adapt(parameters, learnt, form)
+        adapted, _ = adapt_position(parameters, learnt, form)
         # The two parts were subtracted and are added again: one rounding of each.
         torch.testing.assert_close(form.resize(adapted, grid), expected, rtol=0, atol=1e-14)
 
@@ -123,7 +123,7 @@ def test_all_forms_of_one_absolute_map_agree_at_its_size(grid):
 @given(learnt=learnt_grids, grid=grids)
 def test_aligned_is_the_split_into_window_and_global_part(learnt, grid):
     parameters = parameters_of(Absolute(learnt), dim=2)
-    split, _ = adapt(parameters, Absolute(learnt), AbsoluteWin(learnt))
+    split, _ = adapt_position(parameters, Absolute(learnt), AbsoluteWin(learnt))
     torch.testing.assert_close(
         WindowAligned(learnt).resize(parameters, grid),
         AbsoluteWin(learnt).resize(split, grid),

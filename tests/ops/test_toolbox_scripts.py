@@ -14,7 +14,7 @@ import torch
 
 import hiera_mm
 from hiera_mm.ops.__main__ import main
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 ROOT = Path(hiera_mm.__file__).parents[1]
 

@@ -15,7 +15,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 
 from demo.shapes import make_shapes
-from hiera_mm.weights.files import read_checkpoint
+from hiera_mm.weights.reading import read_checkpoint
 
 pytestmark = pytest.mark.slow
 

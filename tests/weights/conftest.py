@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ class Server:
 
     Attributes:
         files: Contents by path.
-        cut: Paths whose contents break off half-way, and how many times more.
+        cut: Paths whose contents break off half-way.
         lengths: What is sent as the length of a path, where it is not the true one: a number,
             'none', or 'chunked'.
         statuses: Answers other than 200 and 404, by path.
@@ -30,7 +29,7 @@ class Server:
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
     lengths: dict[str, int | str] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -79,19 +78,19 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
             self.end_headers()
             if not with_body:
                 return
-            cut = state.cut.get(self.path, 0) > 0
-            if cut:
-                state.cut[self.path] -= 1
-            sent = content[: len(content) // 2] if cut else content
+            if self.path in state.cut:
+                content = content[: len(content) // 2]
             if length == 'chunked':
-                sent = b'%x\r\n' % len(content) + sent + (b'' if cut else b'\r\n0\r\n\r\n')
-            self.wfile.write(sent)
+                head = b'%x\r\n' % len(state.files[self.path])
+                content = head + content + (b'' if self.path in state.cut else b'\r\n0\r\n\r\n')
+            self.wfile.write(content)
 
         def log_message(self, *_):
             pass
 
     http = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    # Polled often, so that the fixture ends at once.
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     state.url = f'http://127.0.0.1:{http.server_port}'
     monkeypatch.setenv('HIERA_MM_CACHE', str(tmp_path / 'cache'))
     for name in ('http_proxy', 'https_proxy', 'all_proxy'):
@@ -114,10 +113,3 @@ def hub(server, tmp_path, monkeypatch) -> Server:
     files = huggingface_hub.HfApi(endpoint=server.url).list_repo_files
     monkeypatch.setattr(huggingface_hub, 'list_repo_files', files)
     return server
-
-
-@pytest.fixture
-def little_room(monkeypatch):
-    """A disk with 1000 bytes free."""
-    usage = shutil.disk_usage('/')
-    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage._replace(free=1000))

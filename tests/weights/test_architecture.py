@@ -13,8 +13,7 @@ from hiera_mm.weights.architecture import (
     resolve,
     variants_of,
 )
-from hiera_mm.weights.families import FAMILIES
-from hiera_mm.weights.reading import interpret
+from hiera_mm.weights.families import FAMILIES, interpret
 
 HOME = {  # a family in which each architecture is published
     'small_abswin': 'timm',

@@ -1,145 +1,165 @@
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
 
 from hiera_mm.errors import CheckpointError
-from hiera_mm.network import HieraTrunk
-from hiera_mm.weights.families import FAMILIES
-from hiera_mm.weights.reading import interpret, nonfinite
+from hiera_mm.weights.reading import read_checkpoint, read_file
 
-DEPTHS = (1, 2, 2, 1)
+TENSORS = {'a.weight': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(2, dtype=torch.bfloat16)}
 
 
-@pytest.fixture
-def trunk(small_arch):
-    return HieraTrunk(small_arch, out_norm_eps=None)
+def same(found: dict) -> bool:
+    return found.keys() == TENSORS.keys() and all(
+        torch.equal(found[name], tensor) for name, tensor in TENSORS.items()
+    )
 
 
-def state(trunk, family, prefix=''):
-    return {
-        prefix + FAMILIES[family].theirs(name, DEPTHS): value
-        for name, value in trunk.state_dict().items()
+@pytest.mark.parametrize('name', ['x.safetensors', 'x.pth', 'x', 'x.bin'])
+def test_the_format_is_told_by_the_contents(tmp_path, name):
+    save_file(TENSORS, tmp_path / name)
+    assert same(read_file(tmp_path / name))
+    torch.save(TENSORS, tmp_path / name)
+    assert same(read_file(tmp_path / name))
+
+
+def shards(folder: Path, suffix: str = 'safetensors') -> Path:
+    files = {name: f'part-{i}.{suffix}' for i, name in enumerate(TENSORS)}
+    for name, file in files.items():
+        if suffix == 'safetensors':
+            save_file({name: TENSORS[name]}, folder / file)
+        else:
+            torch.save({name: TENSORS[name]}, folder / file)
+    index = folder / f'model.{suffix}.index.json'
+    index.write_text(json.dumps({'metadata': {}, 'weight_map': files}))
+    return index
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_shards_are_put_together(tmp_path, suffix):
+    index = shards(tmp_path, suffix)
+    assert same(read_file(index))
+    (tmp_path / f'part-1.{suffix}').unlink()
+    with pytest.raises(CheckpointError, match=r'names 2 files, and part-1\.\w+ is not beside it'):
+        read_file(index)
+
+
+def test_an_index_that_lies(tmp_path):
+    index = shards(tmp_path)
+    save_file({'other': torch.ones(1)}, tmp_path / 'part-1.safetensors')
+    with pytest.raises(CheckpointError, match='promises tensors that its files lack: b'):
+        read_file(index)
+    for text in ('{"weight_map": 3}', '{"weights": []}'):
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match="JSON with a 'weight_map' was expected"):
+            read_file(index)
+
+
+def test_an_index_reaches_no_file_elsewhere(tmp_path):
+    (tmp_path / 'inside').mkdir()
+    index = shards(tmp_path / 'inside')
+    save_file({'b': torch.zeros(1)}, tmp_path / 'secret.safetensors')
+    index.write_text(json.dumps({'weight_map': {'b': '../secret.safetensors'}}))
+    with pytest.raises(CheckpointError, match=r'secret\.safetensors is not beside it'):
+        read_file(index)
+
+
+def test_a_folder_of_transformers(tmp_path):
+    save_file(TENSORS, tmp_path / 'model.safetensors')
+    assert same(read_file(tmp_path))
+
+
+def test_safetensors_cut_short(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    save_file(TENSORS, path)
+    for end in (-3, 20):
+        path.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(CheckpointError, match=r'x\.safetensors is damaged'):
+            read_file(path)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_no_pickle_is_run(trap, zipped):
+    path, marker = trap(zipped=zipped)
+    with pytest.raises(CheckpointError, match=r'nothing in it was run: it asks for .*open'):
+        read_file(path)
+    assert not marker.exists()
+
+
+def test_what_training_saves_is_read(tmp_path):
+    history = HistoryBuffer([1.0, 3.0], [1, 1])
+    saved = {
+        'state_dict': OrderedDict(weight=torch.ones(2)),
+        'message_hub': {'log_scalars': {'loss': history}, 'resumed_keys': {'loss': True}},
+        'meta': {'epoch': 3, 'score': np.float64(0.5), 'seeds': np.arange(3), 'ok': np.bool_(True)},
     }
+    torch.save(saved, tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert torch.equal(read['state_dict']['weight'], torch.ones(2))
+    assert read['message_hub']['log_scalars']['loss'].mean() == 2.0
+    assert read['meta']['score'] == 0.5
+    assert read['meta']['seeds'].tolist() == [0, 1, 2]
+    assert read['meta']['ok']
 
 
-HEADS = {
-    'release': ['norm.weight', 'head.projection.bias', 'mask_token'],
-    'timm': ['head.norm.weight', 'head.fc.bias'],
-    'transformers': ['pooler.layernorm.weight'],
-}
+def test_file_of_numpy_1_is_read(tmp_path):
+    torch.save({'meta': np.arange(3)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    old = (tmp_path / 'a.pth').read_bytes()
+    assert b'numpy' in old
+    renamed = old.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+    (tmp_path / 'old.pth').write_bytes(renamed)
+    assert read_checkpoint(tmp_path / 'old.pth')['meta'].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('container', [None, 'state_dict', 'model_state', 'model'])
-@pytest.mark.parametrize('prefix', ['', 'module.backbone.', 'image_encoder.trunk.'])
-def test_every_family_in_every_place(trunk, family, container, prefix):
-    theirs = state(trunk, family, prefix)
-    heads = [prefix + name for name in HEADS.get(family, [])]
-    theirs |= dict.fromkeys(heads, torch.zeros(1))
-    if prefix:
-        theirs['neck.conv.weight'] = torch.zeros(1)
-    content = {container: theirs, 'epoch': 3} if container else theirs
-    found = interpret(content, 'x.pth')
-    # Where nothing tells them apart, the names are the same as ours.
-    assert found.family.name in (family, 'ours')
-    assert (found.family.name == 'ours') == (family in ('ours', 'timm_sam2'))
-    assert found.prefix == prefix
-    assert found.depths == DEPTHS
-    assert found.tensors.keys() == trunk.state_dict().keys()
-    assert all(torch.equal(found.tensors[n], t) for n, t in trunk.state_dict().items())
-    dropped = {name for names in found.dropped.values() for name in names}
-    assert dropped == theirs.keys() - state(trunk, family, prefix).keys()
-    if prefix:
-        assert found.dropped['other parts of the model'] == ['neck.conv.weight']
-
-
-def test_averaged_weights_are_preferred_where_mmengine_keeps_them(trunk):
-    averaged, last = state(trunk, 'ours', 'backbone.'), state(trunk, 'ours', 'module.backbone.')
-    last = {name: value + 1 for name, value in last.items()} | {'steps': torch.tensor(7)}
-    both = interpret({'state_dict': averaged, 'ema_state_dict': last}, 'x.pth')
-    assert torch.equal(both.tensors['pos_embed'], trunk.pos_embed)
-    alone = interpret({'ema_state_dict': last}, 'x.pth')
-    assert torch.equal(alone.tensors['pos_embed'], trunk.pos_embed + 1)
-    assert alone.dropped['other parts of the model'] == ['steps']
-
-
-def test_two_networks_need_a_prefix(trunk):
-    student, teacher = state(trunk, 'ours', 'student.backbone.'), state(trunk, 'ours', 'teacher.')
-    teacher = {name: value + 1 for name, value in teacher.items()}
-    with pytest.raises(CheckpointError, match=r"2 networks.*'student\.backbone\.', 'teacher\.'"):
-        interpret(student | teacher, 'x.pth')
-    for prefix in ('teacher', 'teacher.'):
-        found = interpret(student | teacher, 'x.pth', prefix)
-        assert torch.equal(found.tensors['pos_embed'], trunk.pos_embed + 1)
-    with pytest.raises(CheckpointError, match=r"no Hiera under the prefix 'backbone\.'"):
-        interpret(student | teacher, 'x.pth', 'backbone')
-
-
-def test_the_empty_prefix_is_one(trunk):
-    both = state(trunk, 'ours') | state(trunk, 'ours', 'teacher.')
-    with pytest.raises(CheckpointError, match='names that no Hiera of that family has'):
-        interpret(both, 'x.pth', '')
+@pytest.mark.parametrize('zipped', [True, False])
+def test_cut_in_half(tmp_path, zipped):
+    path = tmp_path / 'cut.pth'
+    weights = {'state_dict': {'weight': torch.rand(1000)}}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r'cut\.pth is (not a checkpoint, or is )?damaged'):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('content', 'message'),
     [
-        (lambda s: s | {'cls_token': torch.ones(1)}, r'names that no Hiera.*\(1\): cls_token'),
-        (lambda s: s | {'blocks.0.attn.bias': torch.ones(1)}, r'blocks\.0\.attn\.bias'),
-        (
-            lambda s: (
-                s | {'blocks.0.mlp.layers.0.weight': torch.ones(1), 'norm.bias': torch.ones(1)}
-            ),
-            r'mixes names of the release .* and SAM 2',
-        ),
-        (
-            lambda s: s | {'head.fc.bias': torch.ones(1), 'head.projection.bias': torch.ones(1)},
-            'mixes names of the release .* and timm',
-        ),
-        (
-            lambda s: s | {'encoder.stages.0.layers.0.attn.qkv.bias': torch.ones(1)},
-            r'Some are names of transformers \(HieraModel\): were two files merged',
-        ),
-        (
-            lambda s: {n: v for n, v in s.items() if not n.startswith('blocks.2.')},
-            r'is incomplete: the blocks it has are \(0,\), \(1,\), \(3,\)',
-        ),
-        (
-            lambda s: {n: v for n, v in s.items() if not n.startswith('blocks.')},
-            'is incomplete: the blocks it has are none',
-        ),
-        (
-            lambda s: s | {'patch_embed.proj.weight': torch.ones(16, 3, 3, 7, 7)},
-            'a Hiera for video',
-        ),
-        (
-            lambda s: s | {'pos_embed': s['pos_embed'].to(torch.int8)},
-            r'pos_embed is of type .*int8',
-        ),
-        (
-            lambda s: {f'x{n}': v for n, v in s.items()},
-            r'holds no Hiera: a parameter named .*patch_embed\.proj\.weight.*names begin with xpos',
-        ),
-        (lambda s: {'state_dict': {}, 'meta': 'x'}, 'no weights.*found state_dict, meta'),
-        (lambda s: {}, 'no weights.*found nothing'),
+        (b'', 'it is empty'),
+        (b'\n<!DOCTYPE html><html>404', 'it is a web page'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:1', 'git lfs pull'),
+        (b'\x89PNG\r\n\x1a\n' + bytes(100), 'is not a checkpoint'),
+        (b'PK\x03\x04' + bytes(100), 'is damaged'),
+        (b'hello', 'is not a checkpoint'),
     ],
 )
-def test_what_is_no_hiera_is_refused(trunk, change, message):
+def test_other_files(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / 'file.pth'
+    path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        interpret(change(state(trunk, 'ours')), 'x.pth')
+        read_checkpoint(path)
 
 
-def test_a_swin_transformer_is_no_hiera():
-    from mmdet.models import SwinTransformer
+def test_folder_and_missing_file_name_what_is_there(tmp_path):
+    torch.save({'state_dict': {}}, tmp_path / 'epoch_3.pth')
+    with pytest.raises(CheckpointError, match=r'is a folder, not a checkpoint.*has epoch_3\.pth'):
+        read_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=r'does not exist.*has epoch_3\.pth'):
+        read_checkpoint(tmp_path / 'epoch_4.pth')
+    with pytest.raises(CheckpointError, match='does not exist'):
+        read_checkpoint(tmp_path / 'nowhere' / 'epoch_4.pth')
 
-    swin = SwinTransformer(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
-    with pytest.raises(CheckpointError, match='is incomplete: the blocks it has are none'):
-        interpret({'state_dict': swin.state_dict()}, 'swin.pth')
 
-
-def test_nonfinite():
-    tensors = {
-        'a': torch.ones(2),
-        'b': torch.tensor([1, torch.nan]),
-        'c': torch.tensor([torch.inf]),
-    }
-    assert nonfinite(tensors) == ['b', 'c']
+def test_tensor_and_program_are_no_checkpoints(tmp_path):
+    torch.save(torch.ones(2), tmp_path / 'tensor.pth')
+    with pytest.raises(CheckpointError, match='holds a Tensor'):
+        read_checkpoint(tmp_path / 'tensor.pth')
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'program.pth')
+    with pytest.raises(CheckpointError, match='TorchScript program'):
+        read_checkpoint(tmp_path / 'program.pth')
