@@ -74,7 +74,7 @@ def main() -> None:
 def run(setting: argparse.Namespace) -> None:
     """Measure, and write tables, CSV and plot."""
     from benchmarks.contest.measuring import check, facts, measure
-    from benchmarks.contest.report import COLUMNS, cell_text, describe, draw_times, legend
+    from benchmarks.contest.report import cell_text, describe, draw_times, legend
     from benchmarks.kit.ledger import Ledger
     from benchmarks.kit.options import check_archs, say
     from benchmarks.kit.tables import write_csv
@@ -90,7 +90,7 @@ def run(setting: argparse.Namespace) -> None:
     about = describe(setting, cells)
     text = '\n\n'.join([about, *map(cell_text, cells), legend()])
     (folder / 'backbones.md').write_text(f'{text}\n', encoding='utf-8')
-    write_csv(folder / 'backbones.csv', COLUMNS, (row for rows in cells for row in rows))
+    write_csv(folder / 'backbones.csv', (row for rows in cells for row in rows))
     if len(set(sizes)) > 1:
         draw_times(cells, about, folder / 'backbones.png')
     print(f'{text}\n\ntables and plot: {folder}')

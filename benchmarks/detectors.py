@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     from benchmarks.kit.options import say
     from benchmarks.kit.tables import write_csv
     from benchmarks.models.measuring import measure, read_all
-    from benchmarks.models.report import COLUMNS, csv_rows, describe, draw_results, results_table
+    from benchmarks.models.report import csv_rows, describe, draw_results, results_table
     from hiera_mm.engine.launch import check_device, make_folder
     from hiera_mm.trial.configs import parse_size
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     folder = make_folder(args.work_dir)  # so that a wrong path shows before all the work
     results = measure(configs, args, say)
     about, table = describe(args), results_table(results)
-    write_csv(folder / 'detectors.csv', COLUMNS, csv_rows(results))
+    write_csv(folder / 'detectors.csv', csv_rows(results))
     draw_results(results, about, folder / 'detectors.png')
     (folder / 'detectors.md').write_text(f'{about}\n\n{table}\n', encoding='utf-8')
     print(f'{about}\n\n{table}\n\ntable, CSV and picture: {folder}')

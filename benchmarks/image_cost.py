@@ -49,7 +49,7 @@ def run(setting: argparse.Namespace) -> None:
     about = image_cost.describe(setting)
     ledger = Ledger(folder / 'costs.jsonl', {**vars(setting), 'where': about}, fresh=fresh)
     rows = image_cost.measure_costs(setting, ledger, say)
-    write_csv(folder / 'costs.csv', image_cost.COLUMNS, rows)
+    write_csv(folder / 'costs.csv', rows)
     image_cost.draw_costs(rows, about, folder / 'costs.png')
     print(f'\n{about}\n\n{image_cost.cost_table(rows)}\n\npicture: {folder / "costs.png"}')
 

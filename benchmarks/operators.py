@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print(about, flush=True)
     rows = list(measuring.measure(cases, args, compiled, say))
     table = measuring.results_table(rows)
-    write_csv(folder / 'operators.csv', measuring.COLUMNS, rows)
+    write_csv(folder / 'operators.csv', rows)
     (folder / 'operators.md').write_text(f'{about}\n\n{table}\n', encoding='utf-8')
     print(f'\n{table}\n\ntable and CSV: {folder}')
     return int(any('differ' in row for row in rows))

@@ -47,7 +47,7 @@ VERSIONS = 64
 Report = Callable[[str], None]
 Pass = Callable[[], tuple[Tensor, ...]]
 Row = dict[str, Any]
-"""What was measured of a contestant, by the columns of the CSV."""
+"""What was measured of a contestant, with the names of the CSV."""
 
 
 def check(setting: Namespace) -> None:
@@ -284,14 +284,7 @@ def precision(setting: Namespace) -> torch.autocast:
 
 
 def measure_memory(name: str, arch: str, size: Size, setting: Namespace) -> int:
-    """Return the bytes that a pass needs at its peak, weights and images not counted.
-
-    What a network keeps from one pass to the next counts. What ``torch.compile`` keeps does not,
-    since it is the compiler's; then caches of the network do not count either.
-
-    Raises:
-        RuntimeError: If memory does not suffice.
-    """
+    """Return the bytes that a pass needs at its peak, weights and images not counted."""
     if torch.device(setting.device).type == 'cuda':
         return _measure_memory(name, arch, size, setting)
     return in_new_process(_measure_memory, name, arch, size, setting)
@@ -303,7 +296,7 @@ def _measure_memory(name: str, arch: str, size: Size, setting: Namespace) -> int
     with on_threads(setting.threads):
         network = Extractor(CONTESTANTS[name], arch, size)
         run = prepare(network, torch.randn(setting.batch, 3, *size), setting)
-        return memory_of_pass(run, setting.device, count_kept=not setting.compile)
+        return memory_of_pass(run, setting.device)
 
 
 def _compiler_cache(folder: Path | None) -> AbstractContextManager[Any]:

@@ -8,40 +8,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from benchmarks.contest.contestants import CONTESTANTS, OURS, RELEASE, role_of
+from benchmarks.contest.contestants import CONTESTANTS, OTHERS, OURS, RELEASE
 from benchmarks.contest.measuring import Row, facts
 from benchmarks.kit.memory import MIB
 from benchmarks.kit.tables import markdown_table, written
 from hiera_mm.cost.report import GIGA, three_digits
 from hiera_mm.engine.launch import describe_device
-
-COLUMNS = (
-    'date',
-    'arch',
-    'height',
-    'width',
-    'contestant',
-    'role',
-    'difference',
-    'seconds',
-    'spread',
-    'time_ratio',
-    'flop',
-    'flop_per_second',
-    'ceiling_flop_per_second',
-    'memory_bytes',
-    'memory_ratio',
-    'error',
-    'compile_seconds',
-    'refusal',
-    'all_seconds',
-)
-"""Of the CSV, in plain numbers."""
 
 LEGEND = (
     ('difference', 'largest absolute difference of its features from ours: same weights, float64'),
@@ -53,18 +28,11 @@ LEGEND = (
         'as three forward passes',
     ),
     ('ceiling', 'speed as a share of the fastest matrix product of this dtype in the same rounds'),
-    (
-        'MiB',
-        'peak of a pass, beside weights and images, and with `--compile` beside what an earlier '
-        "pass left behind, which is the compiler's",
-    ),
+    ('MiB', 'peak of a pass, beside weights, images and what an earlier pass left behind'),
     ('error', 'relative error of the timed features, measured against float64'),
     ('compiled in s', 'the first pass, which compiles'),
 )
-PANELS = 3  # in a row
 CHARACTERS = 17  # of a title, in an inch
-COLOURS = [mpl.colormaps['tab10'](index) for index in (0, 1, 2, 4, 5, 6, 8, 9)]
-GREYS = ('0.45', '0.65')
 
 
 def describe(setting: Namespace, cells: Sequence[Sequence[Row]]) -> str:
@@ -154,63 +122,48 @@ def draw_times(cells: Sequence[Sequence[Row]], title: str, file: Path) -> None:
         file: Picture to write, `.png`.
     """
     rows = sorted((row for cell in cells for row in cell if 'seconds' in row), key=_side)
-    archs = list(dict.fromkeys(cell[0]['arch'] for cell in cells))
-    columns = min(len(archs), PANELS)
-    lines = -(-len(archs) // columns)
-    size = (max(6.5, 4.3 * columns), 1.3 + 3.7 * lines)
-    figure = Figure(figsize=size, dpi=120, layout='constrained')
-    wrapped = (textwrap.fill(line, int(CHARACTERS * size[0])) for line in title.splitlines())
+    archs = list(dict.fromkeys(row['arch'] for row in rows))
+    width = max(6.5, 4.3 * len(archs))
+    figure = Figure(figsize=(width, 5), dpi=120, layout='constrained')
+    wrapped = (textwrap.fill(line, int(CHARACTERS * width)) for line in title.splitlines())
     figure.suptitle('\n'.join(wrapped), fontsize='small')
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
-    labels: dict[str, object] = {}
-    for axes, arch in zip(panels, archs, strict=False):
-        labels |= _draw_panel(axes, [row for row in rows if row['arch'] == arch])
-        axes.set(title=arch, xlabel='side of the image in pixels')
-    for axes in panels[::columns]:
-        axes.set_ylabel('seconds')
-    for axes in panels[len(archs) :]:
-        axes.set_visible(False)
-    shown = [name for name in CONTESTANTS if name in labels]
+    panels = figure.subplots(1, len(archs), squeeze=False, sharey=True)[0]
+    sides = {
+        _side(row): str(h) if h == w else f'{h}x{w}'
+        for row in rows
+        for h, w in [(row['height'], row['width'])]
+    }
+    lines = {}
+    for axes, arch in zip(panels, archs, strict=True):
+        for index, name in enumerate(CONTESTANTS):
+            mine = [row for row in rows if (row['arch'], row['contestant']) == (arch, name)]
+            if mine:
+                ours = name == OURS
+                (lines[name],) = axes.plot(
+                    [_side(row) for row in mine],
+                    [row['seconds'] for row in mine],
+                    'o--' if name in OTHERS else 'o-',
+                    color='black' if ours else f'C{index - 1}',
+                    linewidth=2.5 if ours else 1.5,
+                    zorder=3 if ours else 2,
+                )
+        axes.set(title=arch, xlabel='side of the image in pixels', xscale='log', yscale='log')
+        axes.set_xticks(list(sides), list(sides.values()))
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda tick, _: f'{tick:g}')
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+    panels[0].set_ylabel('seconds')
     figure.legend(
-        [labels[name] for name in shown],
-        shown,
+        lines.values(),
+        lines.keys(),
         loc='outside lower center',
-        ncols=min(len(shown), 2 * columns),
+        ncols=min(len(lines), 2 * len(archs)),
         frameon=False,
         fontsize='small',
     )
     figure.savefig(file)
-
-
-def _draw_panel(axes: Axes, rows: Sequence[Row]) -> dict[str, object]:
-    """Draw the rows of an architecture; return a line for each contestant."""
-    lines = {}
-    for name in dict.fromkeys(row['contestant'] for row in rows):
-        mine = [row for row in rows if row['contestant'] == name]
-        x, y = [_side(row) for row in mine], [row['seconds'] for row in mine]
-        (lines[name],) = axes.plot(x, y, **_style(name))
-    sides = {_side(row): (row['height'], row['width']) for row in rows}
-    names = [str(h) if h == w else f'{h}x{w}' for h, w in sides.values()]
-    axes.set(xscale='log', yscale='log')
-    axes.set_xticks(list(sides), names)
-    axes.minorticks_off()
-    axes.tick_params(labelbottom=True)  # where panels share an axis, only the last row has any
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(lambda tick, _: f'{tick:g}')
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-    return lines
-
-
-def _style(name: str) -> dict[str, object]:
-    """Return how the line of a contestant looks, in every picture alike."""
-    role = role_of(CONTESTANTS[name])
-    index = [other for other, c in CONTESTANTS.items() if role_of(c) == role].index(name)
-    if name == OURS:
-        return dict(color='black', marker='o', linewidth=2.5, markersize=6, zorder=3)
-    if role == 'peer':
-        return dict(color=COLOURS[index % len(COLOURS)], marker='o', markersize=4)
-    return dict(color=GREYS[index % len(GREYS)], marker='s', markersize=3, linestyle='--')
 
 
 def _side(row: Row) -> float:

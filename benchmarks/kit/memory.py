@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from hiera_mm.errors import UserError
 
@@ -39,37 +37,29 @@ def in_new_process(work: Callable[..., Any], *args: object) -> Any:
         return pool.submit(work, *args).result()
 
 
-def memory_of_pass(
-    run: Callable[[], object], device: str | torch.device, *, count_kept: bool = True
-) -> int:
-    """Return the bytes that a pass needs at its peak, the first pass having been made before.
+def memory_of_pass(run: Callable[[], object], device: str) -> int:
+    """Return the bytes that a pass needs at its peak, beside what an earlier one left behind.
 
-    Args:
-        run: The pass, of a model that has not run yet.
-        device: Where it works. On a CPU, only a new process gives the right answer.
-        count_kept: Whether what the first pass leaves behind counts: caches that a model keeps are
-            memory that it needs. What a compiler leaves behind is not.
+    On a CPU, only a new process gives the right answer.
     """
-    if torch.device(device).type == 'cpu':
+    on_gpu = torch.device(device).type == 'cuda'
+    if not on_gpu:
         _give_pages_back()
-    _use_libraries(device)
+    run()  # what libraries load and compilers make is no part of the pass
     release_unused(device)
-    before = _in_use(device)
-    run()
-    release_unused(device)
-    if not count_kept:
-        before = _in_use(device)
-    if torch.device(device).type == 'cuda':
+    if on_gpu:
+        before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
     # Linux forgets the peak so far when asked to, and counts from the present use.
+    before = _status('VmRSS')
     CLEAR_PEAK.write_text('5')
     run()
     return _status('VmHWM') - before
 
 
-def release_unused(device: str | torch.device) -> None:
+def release_unused(device: str) -> None:
     """Give back what is free but still held."""
     gc.collect()
     if torch.device(device).type == 'cuda':
@@ -87,26 +77,6 @@ def _give_pages_back() -> None:
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
-
-
-def _use_libraries(device: str | torch.device) -> None:
-    """Use once what torch loads and sets up at the first use, so that it counts for no model."""
-    small = nn.Sequential(
-        nn.Conv2d(3, 16, 7, stride=4, padding=3),
-        nn.Flatten(2),
-        nn.Linear(64, 64),
-        nn.LayerNorm(64),
-        nn.GELU(),
-    ).to(device)
-    tokens = small(torch.rand(1, 3, 32, 32, device=device))[:, None]
-    F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
-
-
-def _in_use(device: str | torch.device) -> int:
-    """Return the bytes in use: of tensors on a GPU, of the whole process on a CPU."""
-    if torch.device(device).type == 'cuda':
-        return torch.cuda.memory_allocated(device)
-    return _status('VmRSS')
 
 
 def _status(key: str) -> int:

@@ -34,10 +34,11 @@ def markdown_table(
     )  # fmt: skip
 
 
-def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a line for each row, in plain numbers, and nothing but these columns."""
+def write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a line for each row, in plain numbers, with the columns that any of them has."""
+    rows = list(rows)
     with file.open('w', newline='', encoding='utf-8') as out:
-        writer = csv.DictWriter(out, columns, extrasaction='ignore')
+        writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
 

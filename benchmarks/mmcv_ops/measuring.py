@@ -30,10 +30,6 @@ from hiera_mm.ops import EXTENSION
 from hiera_mm.ops.kernels import KERNELS
 
 OURS, COMPILED = 'ours', 'compiled'
-COLUMNS = ('operator', 'inputs', 'ours_seconds', 'ours_spread', 'compiled_seconds',
-           'compiled_spread', 'ratio', 'note')  # fmt: skip
-"""Of the CSV."""
-
 LEAST_SECONDS = 0.01  # that a timed work takes; shorter calls are repeated
 MOST_CALLS = 1000
 SLOW_SECONDS = 1.0  # a first call that takes longer is no short one that had to get ready
@@ -41,7 +37,7 @@ SLOW_SECONDS = 1.0  # a first call that takes longer is no short one that had to
 _LACKS = ('implementation for device', 'not implemented on', 'not compiled with')
 
 Row = dict[str, Any]
-"""What was found of a case, by the columns of the CSV, and `differ` if the answers do."""
+"""What was found of a case, with the names of the CSV, and `differ` if the answers do."""
 
 
 def all_cases(*, quick: bool = False) -> list[Case]:

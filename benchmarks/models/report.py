@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,7 @@ from hiera_mm.cost.report import three_digits
 from hiera_mm.engine.launch import describe_device
 from hiera_mm.trial.batches import BATCH
 
-COLUMNS = (
-    'config',
-    'height',
-    'width',
-    'images',
-    'detections',
-    'part',
-    'seconds',
-    'spread',
-    'seconds_apart',
-)
-"""Of the CSV."""
-
-SMALL = 0.01  # a part that is a smaller share of every config is drawn with the rest
+SMALL = 0.01  # a part that is a smaller share of the longest pass is drawn with the rest
 COLOURS = [colour for index, colour in enumerate(mpl.colormaps['Set3'].colors) if index != 8]
 GREY = mpl.colormaps['Set3'](8)
 OPERATORS = {'compiled': 'compiled operators of mmcv', 'torchvision': 'operators of torchvision'}
@@ -117,35 +104,35 @@ def draw_results(results: Sequence[Result], title: str, file: Path) -> None:
         title: Lines above the picture.
         file: Picture to write, `.png`.
     """
-    names = _drawn_parts(results)
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    colours[REST] = GREY
-    height = 1.7 + 0.55 * len(results) + 0.25 * -(-len(names) // 7)
+    longest = 1e3 * max(result.times.median for result in results)
+    names = [
+        name
+        for name in _all_parts(results)
+        if name != REST and any(1e3 * r.parts.get(name, 0) >= SMALL * longest for r in results)
+    ]
+    height = 1.7 + 0.55 * len(results) + 0.25 * -(-len(names) // 6)
     figure = Figure(figsize=(11, height), dpi=120, layout='constrained')
     axes = figure.subplots()
-    longest = max(result.times.median for result in results)
+    lefts = [0.0] * len(results)
+    for index, name in enumerate([*names, REST]):
+        if name == REST:  # and all that is too small to be seen
+            widths = [1e3 * r.times.median - left for r, left in zip(results, lefts, strict=True)]
+        else:
+            widths = [1e3 * result.parts.get(name, 0.0) for result in results]
+        colour = GREY if name == REST else COLOURS[index % len(COLOURS)]
+        bars = axes.barh(range(len(results)), widths, 0.7, lefts, color=colour, label=name)
+        shown = [three_digits(w) if w > 0.045 * longest else '' for w in widths]
+        axes.bar_label(bars, shown, label_type='center', fontsize='small')
+        lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
     for row, result in enumerate(results):
-        left = 0.0
-        for name, seconds in _merged(result.parts, names).items():
-            label = name if row == 0 else None
-            axes.barh(row, 1e3 * seconds, 0.7, 1e3 * left, color=colours[name], label=label)
-            if seconds > 0.045 * longest:
-                axes.text(
-                    1e3 * (left + seconds / 2), row, _ms(seconds), ha='center', va='center',
-                    fontsize='small',
-                )  # fmt: skip
-            left += seconds
-        speed = f'  {three_digits(result.speed)} images/s'
-        axes.text(1e3 * left, row, speed, ha='left', va='center')
+        axes.text(lefts[row], row, f'  {three_digits(result.speed)} images/s', va='center')
     axes.set_yticks(range(len(results)), [result.config for result in results])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1e3 * longest * 1.14)
+    axes.set_xlim(0, 1.14 * longest)
     axes.set_xlabel('milliseconds a pass')
     axes.spines[['top', 'right']].set_visible(False)
     figure.suptitle(title, fontsize='small')
-    figure.legend(
-        loc='outside lower center', ncols=min(len(names), 7), frameon=False, fontsize='small'
-    )
+    figure.legend(loc='outside lower center', ncols=7, frameon=False, fontsize='small')
     figure.savefig(file)
 
 
@@ -153,23 +140,6 @@ def _all_parts(results: Sequence[Result]) -> list[str]:
     """Return the names of the parts in the order of their first use, the rest last."""
     names = dict.fromkeys(name for result in results for name in result.parts if name != REST)
     return [*names, REST]
-
-
-def _drawn_parts(results: Sequence[Result]) -> list[str]:
-    """Return the names of the parts that are not small in every config, and the rest."""
-    return [
-        name
-        for name in _all_parts(results)
-        if name == REST
-        or any(result.parts.get(name, 0.0) >= SMALL * result.times.median for result in results)
-    ]
-
-
-def _merged(parts: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """Return the seconds of the parts of these names, all others being the rest."""
-    merged = {name: parts.get(name, 0.0) for name in names}
-    merged[REST] = sum(parts.values()) - sum(merged[name] for name in names if name != REST)
-    return merged
 
 
 def _ms(seconds: float) -> str:

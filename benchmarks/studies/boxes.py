@@ -8,7 +8,6 @@ tell, and no embedding makes a difference.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,7 +134,6 @@ def train(
     rate: float,
     batch: int,
     seed: int,
-    on_step: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Train a network.
 
@@ -146,7 +144,6 @@ def train(
         rate: Learning rate at its highest, after a twentieth of the steps; it falls along a cosine.
         batch: Scenes of a step.
         seed: Decides which scenes a step sees, and which way round.
-        on_step: Called after each step.
 
     Returns:
         The loss of each step.
@@ -175,7 +172,6 @@ def train(
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        on_step()
     return losses
 
 

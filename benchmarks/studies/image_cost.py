@@ -34,10 +34,8 @@ blocks, and globally in the last two stages. Windows of 16 tokens are 256 pixels
 the first layout divide every side that is a multiple of 256."""
 
 GIB = 2**30
-COLUMNS = ('layout', 'side', 'seconds', 'spread', 'memory')
-"""Of the CSV: a row for each layout and side of the image in pixels, memory in bytes."""
-
 Row = dict[str, Any]
+"""What was measured of a layout at a side in pixels; memory in bytes."""
 VALUES: dict[str, Callable[[Row], float]] = {
     's': lambda row: row['seconds'],
     'GiB': lambda row: row['memory'] / GIB,

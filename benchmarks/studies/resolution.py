@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import multiprocessing
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -36,7 +36,6 @@ from hiera_mm.network.trunk import PATCH_STRIDE
 from hiera_mm.weights.loading import adapt_position
 
 SIDE = 128  # pixels of a training scene
-REPORT_SECONDS = 15.0
 LAST_STEPS = 100
 BATCH = 8  # scenes of a step; fewer of larger ones
 TRAIN_RATE, TUNE_RATE = 2e-3, 5e-4  # the highest learning rates
@@ -169,16 +168,14 @@ def run_study(
     """
     trainings = [Training(trained, seed) for seed in range(setting.seeds) for trained in TRAINED]
     context = multiprocessing.get_context('spawn')
-    steps = context.Value('q', 0)  # of all trainings together
-    with ProcessPoolExecutor(workers, context, _begin_worker, (steps,)) as pool:
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         try:
             missing = {
                 pool.submit(train_once, one, setting, work_dir): one
                 for one in trainings
                 if not (one.name in ledger.results and one.file(work_dir).exists())
             }
-            total = len(missing) * setting.train_steps
-            for done in _finished(missing, lambda: report(f'training: {steps.value} of {total}')):
+            for done in as_completed(missing):
                 ledger.add(missing[done].name, done.result())
                 report(f'{missing[done].name}: loss {done.result():.2f}')
             wanted = jobs(setting)
@@ -187,7 +184,7 @@ def run_study(
                 for job in wanted
                 if job.name not in ledger.results
             }
-            for number, done in enumerate(_finished(missing), 1 + len(wanted) - len(missing)):
+            for number, done in enumerate(as_completed(missing), 1 + len(wanted) - len(missing)):
                 ledger.add(missing[done].name, done.result())
                 text = f'{missing[done].name}: {done.result():.1f}'
                 report(f'({number}/{len(wanted)}) {text}')
@@ -195,32 +192,6 @@ def run_study(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {job: ledger.results[job.name] for job in wanted}
-
-
-def _finished(
-    pending: Iterable[Future], on_wait: Callable[[], None] = lambda: None
-) -> Iterator[Future]:
-    """Yield futures as they end; the first that failed raises its error."""
-    left = set(pending)
-    while left:
-        ended, left = wait(left, REPORT_SECONDS, FIRST_COMPLETED)
-        for future in ended:
-            future.result()
-            yield future
-        if not ended:
-            on_wait()
-
-
-def _begin_worker(steps: object) -> None:
-    """Prepare a worker process."""
-    global _steps
-    _steps = steps
-    torch.set_num_threads(1)
-
-
-def _count_step() -> None:
-    with _steps.get_lock():
-        _steps.value += 1
 
 
 def train_once(training: Training, setting: Namespace, work_dir: Path) -> float:
@@ -234,7 +205,6 @@ def train_once(training: Training, setting: Namespace, work_dir: Path) -> float:
         rate=TRAIN_RATE,
         batch=BATCH,
         seed=training.seed,
-        on_step=_count_step,
     )
     file = training.file(work_dir)
     file.parent.mkdir(parents=True, exist_ok=True)

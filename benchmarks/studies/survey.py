@@ -32,11 +32,10 @@ from hiera_mm.trial.models import try_out
 
 SWAPPED, REFUSED, UNUSABLE = 'swapped', 'refused', 'original fails'
 LIMIT = 600  # seconds for one config
-CONFIGS = ('config', 'status', 'model', 'backbone', 'keeps_channels', 'reason', 'seconds')
 FAMILIES = ('family', 'configs', 'swapped', 'of these with the old channels', 'refused',
             'original fails here')  # fmt: skip
 REASONS = ('configs', 'fate', 'reason', 'such as')
-"""Columns of the three tables."""
+"""Columns of the tables."""
 
 Result = dict[str, Any]
 
@@ -76,9 +75,9 @@ def run_survey(
         _examine_all(sorted(groups.values(), key=len, reverse=True), files, arch, workers, ledger)
     results = {name: ledger.results[name] for name in files}
     families, why = family_rows(results), reason_rows(results)
-    write_csv(work_dir / 'configs.csv', CONFIGS, (dict(r, config=n) for n, r in results.items()))
-    write_csv(work_dir / 'families.csv', FAMILIES, families)
-    write_csv(work_dir / 'reasons.csv', REASONS, why)
+    write_csv(work_dir / 'configs.csv', ({'config': name} | r for name, r in results.items()))
+    write_csv(work_dir / 'families.csv', families)
+    write_csv(work_dir / 'reasons.csv', why)
     versions = ', '.join(f'{name} {number}' for name, number in setting['versions'].items())
     report = (
         f'Surveyed with Hiera ({arch}) on {versions}.\n\n{_markdown(FAMILIES, families)}\n\n'

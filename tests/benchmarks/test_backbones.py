@@ -465,7 +465,7 @@ def test_a_cell_as_text():
 
 
 def test_csv(tmp_path):
-    write_csv(tmp_path / 'r.csv', report.COLUMNS, cell_of())
+    write_csv(tmp_path / 'r.csv', cell_of())
     with (tmp_path / 'r.csv').open(newline='') as file:
         ours, _, _, refused, _ = csv.DictReader(file)
     assert (ours['arch'], ours['height'], ours['width']) == ('tiny', '64', '96')

@@ -76,8 +76,7 @@ def test_larger_scenes_come_in_smaller_numbers():
     assert [fewer(8, scale) for scale in (1, 1.5, 2, 3, 9)] == [8, 4, 2, 1, 1]
 
 
-def test_a_training_and_its_scores(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolution, '_count_step', lambda: None)
+def test_a_training_and_its_scores(tmp_path):
     assert resolution.train_once(Training('absolute', 0), SMALL, tmp_path) > 0
     arm = next(arm for arm in ARMS if arm.trained == 'absolute')
     scores = [
