@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +20,25 @@ class Activations(TorchDispatchMode):
     Args:
         model: Its parameters and buffers do not count, nor do the copies of them that mixed
             precision makes: they do not grow with the images.
+
+    Attributes:
+        bytes: The size of all of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         # Weak references keep storages from being mistaken for each other: while one is held, no
         # other storage can have its address, though the memory may be given back.
-        own = (_reference(tensor) for tensor in chain(model.parameters(), model.buffers()))
-        self._own = {reference.cdata: reference for reference in own}
-        self._kept: dict[int, StorageWeakRef] = {}
+        self._known: dict[int, StorageWeakRef] = {}
+        for tensor in chain(model.parameters(), model.buffers()):
+            self._know(tensor)
+        self._own = set(self._known)
         self.bytes = 0
 
     def keep(self, tensor: Tensor) -> None:
         """Count a tensor that autograd saves."""
-        reference = _reference(tensor)
-        if reference.cdata in self._kept or reference.cdata in self._own:
-            return
-        self._kept[reference.cdata] = reference
-        self.bytes += tensor.untyped_storage().nbytes()
+        if self._know(tensor):
+            self.bytes += tensor.untyped_storage().nbytes()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict | None = None
@@ -45,9 +46,14 @@ class Activations(TorchDispatchMode):
         """Run an operation, and notice copies of parameters."""
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and _reference(args[0]).cdata in self._own:
-            reference = _reference(out)
-            self._own[reference.cdata] = reference
+            self._know(out)
+            self._own.add(_reference(out).cdata)
         return out
+
+    def _know(self, tensor: Tensor) -> bool:
+        """Remember the storage of a tensor; tell whether it was new."""
+        reference = _reference(tensor)
+        return self._known.setdefault(reference.cdata, reference) is reference
 
 
 def _reference(tensor: Tensor) -> StorageWeakRef:
@@ -65,12 +71,8 @@ def saved_activations(model: nn.Module) -> Iterator[Activations]:
         model: The model that will run.
 
     Yields:
-        What is counted; its `bytes` grow.
+        What is counted.
     """
     activations = Activations(model)
-    with activations, saved_tensors_hooks(activations.keep, _no_backward):
+    with activations, saved_tensors_hooks(activations.keep, lambda _: None):
         yield activations
-
-
-def _no_backward(_: object) -> NoReturn:
-    raise RuntimeError('activations were only counted here, so there can be no backward pass')

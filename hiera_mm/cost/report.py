@@ -109,14 +109,12 @@ def write_csv(costs: Sequence[Cost], file: Path) -> None:
         writer = csv.writer(out)
         writer.writerow(_CSV_HEAD)
         for cost in costs:
-            for part in (*cost.parts, cost.total):
-                row = [cost.config, *cost.size, part.name]
-                row += [part.parameters, part.multiply_adds, part.attention]
-                if part.name == 'total':
-                    row.append(cost.activations)
-                    for _, timing, _ in _timings(cost):
-                        row += timing or (None, None)
-                writer.writerow(row + [None] * (len(_CSV_HEAD) - len(row)))
+            measured = [cost.activations]
+            for _, timing, _ in _timings(cost):
+                measured += timing or (None, None)
+            start = (cost.config, *cost.size)
+            writer.writerows((*start, *part, *[None] * len(measured)) for part in cost.parts)
+            writer.writerow((*start, *cost.total, *measured))
 
 
 _HEAD = (

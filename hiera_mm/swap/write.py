@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import textwrap
@@ -15,7 +16,6 @@ from ..trial.configs import TOOLBOXES, Keys, configs_root
 
 WIDTH = 100
 INDENT = '    '
-DELETE = '_delete_'
 
 # The part of a config's name that tells its backbone, in the toolboxes' scheme.
 _BACKBONE_IN_NAME = re.compile(
@@ -126,18 +126,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
         before = old.get(key)
         if not isinstance(value, Mapping) or key not in old:
             found[key] = value
-        elif isinstance(before, Mapping) and _can_merge(before, value):
+        elif (
+            isinstance(before, Mapping)
+            and set(before) <= set(value)
+            and before.get('type') == value.get('type')
+        ):
             found[key] = differences(before, value)
         else:
-            found[key] = {DELETE: True, **value}
+            found[key] = {'_delete_': True, **value}
     return found
 
 
-def _can_merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return set(old) <= set(new) and old.get('type') == new.get('type')
-
-
-def _literal(value: Any, path: Keys, remarks: Mapping[Keys, str], room: int) -> str:
+def _literal(value: Any, path: Keys, remarks: Mapping[Keys, str], room: float) -> str:
     """Return a value as Python text: on one line where it fits, else broken up.
 
     Args:
@@ -146,44 +146,33 @@ def _literal(value: Any, path: Keys, remarks: Mapping[Keys, str], room: int) -> 
         remarks: Comments by path.
         room: Characters left on that line.
     """
-    flat = _flat(value)
-    is_dict = isinstance(value, Mapping)
-    commented = is_dict and any(len(at) > len(path) and at[: len(path)] == path for at in remarks)
-    if not isinstance(value, Mapping | list | tuple) or not value:
-        return flat
-    if len(flat) <= room and not commented:
-        return flat
-    if is_dict:
-        keywords = _is_keywords(value)
-        heads = [f'{key}=' if keywords else f'{key!r}: ' for key in value]
-        items, opening, closing = value.items(), *(('dict(', ')') if keywords else '{}')
-    else:
-        heads = [''] * len(value)
-        items, opening, closing = enumerate(value), *('[]' if isinstance(value, list) else '()')
+    if not isinstance(value, Mapping | list | tuple):
+        return repr(value)
+    commented = False
+    items = list(enumerate(value))
+    heads = [''] * len(items)
+    opening, closing = '[]' if isinstance(value, list) else '()'
+    if isinstance(value, Mapping):
+        commented = any(len(at) > len(path) and at[: len(path)] == path for at in remarks)
+        items = list(value.items())
+        if all(isinstance(key, str) and key.isidentifier() for key in value):
+            heads, opening, closing = [f'{key}=' for key in value], 'dict(', ')'
+        else:
+            heads, opening, closing = [f'{key!r}: ' for key in value], '{', '}'
+    pairs = list(zip(heads, items, strict=True))
+    flat = ', '.join(head + _literal(item, (), {}, math.inf) for head, (_, item) in pairs)
+    if isinstance(value, tuple) and len(value) == 1:
+        flat += ','
+    if not items or (len(opening + flat + closing) <= room and not commented):
+        return opening + flat + closing
     indent = INDENT * len(path)
     lines = [opening]
-    for head, (step, item) in zip(heads, items, strict=True):
-        inner = (*path, step)
+    for head, (key, item) in pairs:
+        inner = (*path, key)
         lines += _comment(remarks.get(inner), indent)
         rest = WIDTH - len(indent + head) - 1
         lines.append(f'{indent}{head}{_literal(item, inner, remarks, rest)},')
     return '\n'.join([*lines, f'{INDENT * (len(path) - 1)}{closing}'])
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        if _is_keywords(value):
-            return f'dict({", ".join(f"{key}={_flat(item)}" for key, item in value.items())})'
-        return '{' + ', '.join(f'{key!r}: {_flat(item)}' for key, item in value.items()) + '}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(_flat, value))}]'
-    if isinstance(value, tuple):
-        return f'({", ".join(map(_flat, value))}{"," if len(value) == 1 else ""})'
-    return repr(value)
-
-
-def _is_keywords(value: Mapping[Any, Any]) -> bool:
-    return all(isinstance(key, str) and key.isidentifier() for key in value)
 
 
 def _comment(text: str | None, indent: str = '') -> list[str]:
