@@ -119,7 +119,8 @@ class MultiplyAdds(FlopCounterMode):
         def count(*args: Any, **kwargs: Any) -> int:
             flops = formula(*args, **kwargs)
             module, is_network = self._running[-1]
-            if flops and (is_network or FORMULAS.get(operator) is not _grid_sample):
+            drawing = not is_network and FORMULAS.get(operator) is _grid_sample
+            if flops and not drawing and module not in self._parts.resizers:
                 part = REST if module is None else self._parts.owners[module]
                 self.total[part] += flops // 2
                 if _is_attention(operator, args, type(module).__name__):

@@ -26,11 +26,13 @@ class Parts:
     Attributes:
         owners: The name of the part of each module.
         roots: The modules with which a part begins.
+        resizers: The modules whose own products, not those of the modules inside, resize maps.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.owners: dict[nn.Module, str] = {}
         self.roots: list[nn.Module] = []
+        self.resizers: set[nn.Module] = set()
         self._model = model
         self._divide(model, '')
 
@@ -63,8 +65,10 @@ class Parts:
             self._assign(block, f'{prefix}stage {stage + 1}')
         for stage, norm in hiera.out_norms.items():
             self._assign(norm, f'{prefix}stage {int(stage) + 1}')
+        self.resizers.add(hiera)
         if getattr(hiera, 'outputs', None) is not None:
             self._assign(hiera.outputs, f'{prefix}outputs')
+            self.resizers.add(hiera.outputs)
 
     def _assign(self, root: nn.Module, name: str) -> None:
         self.roots.append(root)

@@ -202,7 +202,9 @@ def test_a_hiera_inside_a_model_inside_a_model():
     class Detector(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = Hiera(RELEASE, out_indices=(1, 2), out_channels=(8, 8))
+            self.backbone = Hiera(
+                RELEASE, out_indices=(1, 2), out_strides=(4, 16), out_channels=(8, 8)
+            )
             self.neck = nn.Conv2d(8, 8, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -235,11 +237,11 @@ class Classifier(nn.Module):
     ('arch', 'gflops', 'parameters'),
     [
         ('tiny', 5, 28),
-        ('small', 6, 35),
+        pytest.param('small', 6, 35, marks=pytest.mark.slow),
         ('base', 9, 52),
-        ('base_plus', 13, 70),
-        ('large', 40, 214),
-        ('huge', 125, 673),
+        pytest.param('base_plus', 13, 70, marks=pytest.mark.slow),
+        pytest.param('large', 40, 214, marks=pytest.mark.slow),
+        pytest.param('huge', 125, 673, marks=pytest.mark.slow),
     ],
 )
 def test_table_2_of_the_paper(arch, gflops, parameters):
