@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.registry import MODELS
@@ -65,13 +64,7 @@ class Refused(Exception):
 
 
 class Extractor(nn.Module):
-    """A contestant's model, from images to the maps of the stages as the class itself returns them.
-
-    Args:
-        peer: The contestant.
-        arch: The architecture.
-        size: Height and width of the images.
-    """
+    """A contestant's model, from images to the stages' maps as the class itself returns them."""
 
     def __init__(self, peer: Peer, arch: str, size: Size) -> None:
         super().__init__()
@@ -83,8 +76,7 @@ class Extractor(nn.Module):
         return tuple(self._features(self.model, images))
 
 
-@dataclass(frozen=True)
-class Entrant:
+class Entrant(NamedTuple):
     """A contestant that may be timed.
 
     Attributes:
@@ -107,10 +99,6 @@ class Admission:
     All are given the same image. The weights are random, with no two parameters alike, and are
     handed over in memory, each under the other project's name for it: that files of every project
     are read rightly is proven elsewhere (``benchmarks/compare_peers.py``).
-
-    Args:
-        arch: The architecture.
-        size: Height and width of the image.
     """
 
     def __init__(self, arch: str, size: Size) -> None:
@@ -122,11 +110,7 @@ class Admission:
         self.ours = self._entrant(network)
 
     def admit(self, peer: Peer) -> Entrant:
-        """Build a contestant and compare its features with ours in float64.
-
-        Raises:
-            Refused: If it cannot be built or run at this size, or its features differ.
-        """
+        """Build a contestant and compare its features with ours in float64; it may be Refused."""
         if role_of(peer) == 'peer' and any(side % WINDOW_PIXELS for side in self._size):
             raise Refused(f'takes only sides that are multiples of {WINDOW_PIXELS}')
         try:
@@ -178,13 +162,7 @@ def chosen(arch: str, names: Iterable[str]) -> dict[str, Peer]:
 
 
 def build_ours(arch: str, size: Size, out_norm: Mapping[str, object] | None = None) -> Hiera:
-    """Build ours with the peers' bare features, and with a position map for the size.
-
-    Args:
-        arch: The architecture.
-        size: Height and width of the images.
-        out_norm: A norm after each output, for peers that have such.
-    """
+    """Build ours for images of a size, with bare features or a norm after each, as a peer has."""
     position = VARIANTS[arch].pos_embed
     pos_embed = None
     if isinstance(position, Absolute):
@@ -202,15 +180,7 @@ def flop_of(network: nn.Module, image: Tensor) -> int:
 
 
 def relative_error(features: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Return the largest relative error of the stages' features of the first image.
-
-    Args:
-        features: Of a batch, in any dtype and on any device.
-        expected: Of its first image, in float64 on the CPU.
-
-    Returns:
-        The norm of the error divided by that of the expected features; NaN if any is.
-    """
+    """Return the error of a batch's first image against float64, of its worst stage, by norms."""
     return _worst(
         ((x[:1].detach().cpu().double() - y).norm() / y.norm()).item()
         for x, y in zip(features, expected, strict=True)

@@ -96,17 +96,10 @@ def facts(setting: Namespace) -> dict[str, Any]:
 def measure(
     archs: Sequence[str], sizes: Sequence[Size], setting: Namespace, ledger: Ledger, report: Report
 ) -> list[list[Row]]:
-    """Measure all contestants at every architecture and size.
+    """Measure all contestants at every architecture and size, but what the ledger holds already.
 
-    Args:
-        archs: Names of architectures.
-        sizes: Heights and widths of images.
-        setting: How to measure, checked.
-        ledger: Keeps what is measured; what it holds already is not measured again.
-        report: Called with a line about what happens next.
-
-    Returns:
-        The rows of each architecture and size, ours first; sizes of an architecture together.
+    The report is called with a line about what happens next. The rows of each architecture and
+    size come together, ours first.
     """
     cells = {
         f'{arch} at {size[0]}x{size[1]}': (arch, size)
@@ -245,14 +238,6 @@ def prepare(network: nn.Module, images: Tensor, setting: Namespace) -> Pass:
 
     A training step computes a loss of all features, the mean of their squares, and the gradients
     of all parameters, and clears them. No optimiser works: it would do the same for everyone.
-
-    Args:
-        network: The network, changed in place.
-        images: What it gets, in float32.
-        setting: The mode.
-
-    Returns:
-        The pass; it returns the features.
     """
     layout = torch.channels_last if setting.channels_last else torch.preserve_format
     network.to(setting.device, memory_format=layout).train(setting.train)

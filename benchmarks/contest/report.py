@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator
 from benchmarks.contest.contestants import CONTESTANTS, OTHERS, OURS, RELEASE
 from benchmarks.contest.measuring import Row, facts
 from benchmarks.kit.memory import MIB
-from benchmarks.kit.tables import markdown_table, written
-from hiera_mm.cost.report import GIGA, three_digits
+from benchmarks.kit.tables import written
+from hiera_mm.cost.report import GIGA, table, three_digits
 from hiera_mm.engine.launch import describe_device
 
 LEGEND = (
@@ -64,7 +64,7 @@ def cell_text(rows: Sequence[Row]) -> str:
     lines = [
         f'### {first["arch"]}, {first["height"]}x{first["width"]}',
         '',
-        markdown_table(head, timed) if timed else 'Nothing could be timed.',
+        table(head, timed) if timed else 'Nothing could be timed.',
         '',
         *(f'- not timed: `{r["contestant"]}`: {r["refusal"]}' for r in rows if r.get('refusal')),
         f'- fastest matrix product: {first["ceiling_flop_per_second"] / GIGA:.0f} GFLOP/s',
@@ -115,11 +115,6 @@ def draw_times(cells: Sequence[Sequence[Row]], title: str, file: Path) -> None:
 
     Both axes are logarithmic. The side of an image that is not square is that of a square of as
     many pixels.
-
-    Args:
-        cells: What was measured.
-        title: Lines above the picture.
-        file: Picture to write, `.png`.
     """
     rows = sorted((row for cell in cells for row in cell if 'seconds' in row), key=_side)
     archs = list(dict.fromkeys(row['arch'] for row in rows))

@@ -15,14 +15,14 @@ import torch
 import torchvision
 from torch import Tensor
 
-from benchmarks.kit.tables import markdown_table, written
+from benchmarks.kit.tables import written
 from benchmarks.kit.timing import measure_rounds, on_threads, wait_for
 from benchmarks.mmcv_ops.boxes import box_cases
 from benchmarks.mmcv_ops.cases import Call, Case, Draw, Functions
 from benchmarks.mmcv_ops.deformable import deformable_cases
 from benchmarks.mmcv_ops.maps import map_cases
 from hiera_mm import ops
-from hiera_mm.cost.report import three_digits
+from hiera_mm.cost.report import table, three_digits
 from hiera_mm.engine.launch import describe_device
 from hiera_mm.errors import UserError, listing
 from hiera_mm.network.names import nearest
@@ -46,15 +46,7 @@ def all_cases(*, quick: bool = False) -> list[Case]:
 
 
 def chosen(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """Return the cases of some operators.
-
-    Args:
-        cases: All cases.
-        names: Operators, or families of them such as ``roi_align``.
-
-    Raises:
-        UserError: If there is no such operator.
-    """
+    """Return the cases of some operators, or families of them such as ``roi_align``."""
     known = {name: name for case in cases for name in (case.family, case.operator)}
     for name in names:
         if name not in known:
@@ -64,11 +56,7 @@ def chosen(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
 
 
 def compiled_functions() -> Functions | None:
-    """Return the functions of a compiled mmcv; None if there is none here.
-
-    Raises:
-        UserError: If there is one that does not load.
-    """
+    """Return the functions of a compiled mmcv; None if there is none here."""
     if ops.source() == 'broken':
         raise UserError(
             'The compiled operators of mmcv do not load: `python -m hiera_mm.doctor` says why.'
@@ -138,15 +126,9 @@ def _copies(functions: Functions, call: Call) -> tuple[Any, ...]:
 
 
 def difference(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
-    """Return how far two answers are apart, as a share of the largest value of the second.
+    """Return how far an answer is from what it should be, as a share of the largest value.
 
-    Args:
-        ours: An answer.
-        theirs: The answer that it should be.
-
-    Returns:
-        0 for the same answers; infinity for answers of other kinds or shapes, other indices, and
-        values that are not finite.
+    It is infinite for answers of other kinds or shapes, other indices, and values not finite.
     """
     largest = 0.0
     for one, other in zip(ours, theirs, strict=True):
@@ -229,4 +211,4 @@ def results_table(rows: Sequence[Row]) -> str:
         yield three_digits(row['ratio']) if 'ratio' in row else ''
         yield row['note']
 
-    return markdown_table(head, [list(cells(row)) for row in rows], texts=2)
+    return table(head, [list(cells(row)) for row in rows], texts=2)

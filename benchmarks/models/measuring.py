@@ -53,18 +53,7 @@ class Result:
 
 
 def read_all(configs: Sequence[str], cfg_options: Sequence[str] = ()) -> dict[str, Config]:
-    """Read several configs and give each a name of its own.
-
-    Args:
-        configs: Files, or names of configs that a toolbox ships.
-        cfg_options: What to override in all of them, such as ``['model.backbone.arch=base']``.
-
-    Returns:
-        The configs by the names of their files, or as they were given if those are the same.
-
-    Raises:
-        UserError: If one is given twice, or cannot be read.
-    """
+    """Read configs, by the names of their files, or as they were given where those are alike."""
     read_in = {config: read(config, cfg_options) for config in configs}
     if len(read_in) < len(configs):
         raise UserError('a config is given twice, which would be timed against itself')
@@ -85,12 +74,6 @@ def measure(
         setting: The options of ``benchmarks/detectors.py``: `size`, `photo`, `device`, `dtype`,
             `threads`, `rounds`, `warmups`, `train` and `objects`.
         report: Called with a line about what happens next.
-
-    Returns:
-        A result for each config, in their order.
-
-    Raises:
-        UserError: If the photo cannot be made, or a config's model cannot be timed.
     """
     with tempfile.TemporaryDirectory() as folder, on_threads(setting.threads):
         photo = Path(folder) / 'photo.jpg'

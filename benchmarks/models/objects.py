@@ -24,11 +24,8 @@ LEAST, MOST = -1.0, 2.0  # logits of the objects' scores
 def show_objects(model: nn.Module, count: int) -> None:
     """Let the box heads of a detector see a number of objects in whatever image it gets.
 
-    The proposals of a two-stage detector are drawn as well.
-
-    Args:
-        model: A model of mmdet.
-        count: Confident scores of each box head, at most; after NMS there may be fewer.
+    It is that many confident scores for each box head, at most; after NMS there may be fewer. The
+    proposals of a two-stage detector are drawn as well.
     """
     for head in _box_heads(model):
         head.register_forward_hook(_Replace(count))

@@ -11,11 +11,10 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.kit.tables import markdown_table
 from benchmarks.models.measuring import Result
 from hiera_mm import ops
 from hiera_mm.cost.parts import REST
-from hiera_mm.cost.report import three_digits
+from hiera_mm.cost.report import table, three_digits
 from hiera_mm.engine.launch import describe_device
 from hiera_mm.trial.batches import BATCH
 
@@ -71,7 +70,7 @@ def results_table(results: Sequence[Result]) -> str:
                 *('' if seconds is None else _ms(seconds) for seconds in times),
             ]
         )
-    return f'{markdown_table(head, rows, texts=2)}\n\n{LEGEND}'
+    return f'{table(head, rows, texts=2)}\n\n{LEGEND}'
 
 
 def csv_rows(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
@@ -97,13 +96,7 @@ def csv_rows(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 
 def draw_results(results: Sequence[Result], title: str, file: Path) -> None:
-    """Draw a bar for each config, made of the times of its parts.
-
-    Args:
-        results: What was measured.
-        title: Lines above the picture.
-        file: Picture to write, `.png`.
-    """
+    """Draw a bar for each config, made of the times of its parts."""
     longest = 1e3 * max(result.times.median for result in results)
     names = [
         name

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.kit.tables import markdown_table
 from benchmarks.peers.registry import BIG, PEERS, Peer
 from hiera_mm import weights
 from hiera_mm.backbone import Hiera
+from hiera_mm.cost import report
 
 LIMIT = 1e-9
 
@@ -42,13 +42,7 @@ def compare(
 ) -> Iterator[Comparison]:
     """Give a peer random weights, save them as it does, load the file here, and compare features.
 
-    Args:
-        peer: The peer.
-        arch: The architecture.
-        sizes: Image sizes; the peer's own by default.
-
-    Yields:
-        One comparison for each size.
+    There is one comparison for each image size; by default they are the peer's own.
     """
     torch.manual_seed(0)
     model = peer.make(arch)
@@ -80,11 +74,7 @@ def agree(found: Iterable[float]) -> bool:
 
 
 def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple[str, bool]:
-    """Compare with all installed peers.
-
-    Args:
-        archs: Architectures; all but the big ones by default.
-        progress: Called with a line for each comparison, as it is made.
+    """Compare with all installed peers, by default every architecture but the big ones.
 
     Returns:
         A Markdown table, and whether every difference is within :data:`LIMIT`.
@@ -105,4 +95,4 @@ def table(archs: Iterable[str] | None, progress: Callable[[str], None]) -> tuple
             rows.append((f'`{peer.name}`', arch, ', '.join(sizes), f'{largest:.1e}'))
             progress(' '.join(rows[-1]))
     head = ('model', 'arch', 'images', 'largest difference')
-    return markdown_table(head, rows, texts=3), within
+    return report.table(head, rows, texts=3), within

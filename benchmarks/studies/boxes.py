@@ -45,13 +45,7 @@ class Boxes:
 
 
 def draw_boxes(count: int, side: int, seed: int) -> Boxes:
-    """Draw scenes; the same arguments give the same scenes.
-
-    Args:
-        count: Number of scenes.
-        side: Side in pixels, a multiple of 4.
-        seed: Any integer from 0 on.
-    """
+    """Draw square scenes, their side a multiple of 4; the same arguments give the same scenes."""
     images = np.empty((count, side, side, 3), np.uint8)
     points = side // PATCH_STRIDE
     targets = np.zeros((count, points, points, 4), np.float32)
@@ -78,12 +72,7 @@ def _fill(targets: np.ndarray, scene: Scene) -> None:
 
 
 class BoxNetwork(nn.Module):
-    """Hiera, its four outputs summed at stride 4, and two convolutions.
-
-    Args:
-        arch: The backbone.
-        pos_embed: Its position embedding.
-    """
+    """Hiera, its four outputs summed at stride 4, and two convolutions."""
 
     def __init__(self, arch: Variant, pos_embed: PositionEmbedding) -> None:
         super().__init__()
@@ -135,18 +124,10 @@ def train(
     batch: int,
     seed: int,
 ) -> list[float]:
-    """Train a network.
+    """Train a network, and return the loss of each step.
 
-    Args:
-        network: Changed in place.
-        data: What to train on.
-        steps: Number of steps.
-        rate: Learning rate at its highest, after a twentieth of the steps; it falls along a cosine.
-        batch: Scenes of a step.
-        seed: Decides which scenes a step sees, and which way round.
-
-    Returns:
-        The loss of each step.
+    The learning rate is `rate` after a twentieth of the steps, and falls along a cosine. The seed
+    decides which scenes a step sees, and which way round.
     """
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.05)

@@ -17,8 +17,8 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.memory import check_memory, in_new_process, memory_of_pass
-from benchmarks.kit.tables import markdown_table
 from benchmarks.kit.timing import measure_rounds
+from hiera_mm.cost.report import table
 from hiera_mm.engine.launch import check_device, describe_device
 from hiera_mm.errors import UserError
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
@@ -59,15 +59,9 @@ def check(setting: Namespace) -> None:
 
 
 def measure_costs(setting: Namespace, ledger: Ledger, report: Callable[[str], None]) -> list[Row]:
-    """Measure every layout at every size, in random order, each in a process of its own.
+    """Measure every layout at every size but what the ledger holds, each in a process of its own.
 
-    Args:
-        setting: How to measure, checked.
-        ledger: Keeps what is measured; what it holds already is not measured again.
-        report: Called with a line about each cost.
-
-    Returns:
-        The costs, layouts in the order of :data:`LAYOUTS`, sides ascending.
+    The order is random; the rows come in that of :data:`LAYOUTS`, sides ascending.
     """
     cells = {f'{layout} at {side}': (layout, side) for layout in LAYOUTS for side in setting.sides}
     missing = [name for name in cells if name not in ledger.results]
@@ -123,17 +117,11 @@ def cost_table(rows: Sequence[Row]) -> str:
             power = f'{exponent(mine, value):.2f}'
             lines.append((layout if unit == 's' else '', unit, *cells, power))
     sides = map(str, sorted({row['side'] for row in rows}))
-    return markdown_table(('layout', '', *sides, 'exponent'), lines, texts=2)
+    return table(('layout', '', *sides, 'exponent'), lines, texts=2)
 
 
 def draw_costs(rows: Sequence[Row], title: str, file: Path) -> None:
-    """Draw time and memory over the side of the image, both axes logarithmic.
-
-    Args:
-        rows: What was measured.
-        title: A line above the picture.
-        file: Picture to write, `.png`.
-    """
+    """Draw time and memory over the side of the image, both axes logarithmic."""
     figure = Figure(figsize=(11, 4.6), dpi=120, layout='constrained')
     figure.suptitle(title, fontsize='medium')
     names = ('Time', 'seconds'), ('Memory at the peak, beyond weights and image', 'GiB')

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.kit.tables import markdown_table
 from benchmarks.studies.boxes import BoxNetwork
 from benchmarks.studies.resolution import (
     ARMS,
@@ -29,6 +28,7 @@ from benchmarks.studies.resolution import (
     network_of,
 )
 from demo.shapes.scenes import draw_scene
+from hiera_mm.cost.report import table
 from hiera_mm.network.layout import MASK_UNIT
 from hiera_mm.network.position import PositionEmbedding, kind_of, mean_unit
 
@@ -75,17 +75,11 @@ def results_table(results: Mapping[Job, float], setting: Namespace, tuned: bool)
             mean, deviation = scores_of(results, arm, scale, tuned)
             cells.append(f'{mean:.1f}' + ('' if deviation is None else f' ± {deviation:.1f}'))
         rows.append((arm.layout, arm.trained, arm.form, *cells))
-    return markdown_table(('windows', 'trained with', 'used as', *heads), rows, texts=3)
+    return table(('windows', 'trained with', 'used as', *heads), rows, texts=3)
 
 
 def draw_results(results: Mapping[Job, float], setting: Namespace, file: Path) -> None:
-    """Draw the scores over the scale: a column for each layout, a row without and with tuning.
-
-    Args:
-        results: The scores.
-        setting: The size of the study.
-        file: Picture to write, `.png`.
-    """
+    """Draw the scores over the scale: a column for each layout, a row without and with tuning."""
     figure = Figure(figsize=(11, 8.4), dpi=120, layout='constrained')
     figure.suptitle(
         f'Trained at {SIDE}x{SIDE}, scored on larger scenes '
@@ -124,12 +118,7 @@ def draw_results(results: Mapping[Job, float], setting: Namespace, file: Path) -
 
 
 def draw_embeddings(state: Mapping[str, Tensor], file: Path) -> None:
-    """Draw one channel of the same trained embedding in every form and at several sizes.
-
-    Args:
-        state: Weights trained with absolute win.
-        file: Picture to write, `.png`.
-    """
+    """Draw one channel of an embedding trained as absolute win, in every form, at several sizes."""
     forms = _forms(state)
     channel = _clearest_channel(state)
     figure = Figure(
@@ -156,11 +145,8 @@ def draw_embeddings(state: Mapping[str, Tensor], file: Path) -> None:
 def draw_features(state: Mapping[str, Tensor], file: Path) -> None:
     """Draw the features of one image at two sizes, in every form of its position embedding.
 
-    The three main directions of the features at the training size become red, green and blue.
-
-    Args:
-        state: Weights trained with absolute win.
-        file: Picture to write, `.png`.
+    The three main directions of the features at the training size become red, green and blue. The
+    weights are those trained with absolute win.
     """
     large = draw_scene(np.random.default_rng(SCENE_SEED), (2 * SIDE, 2 * SIDE)).image
     small = cv2.resize(large, (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -159,12 +159,9 @@ def run_study(
     Args:
         setting: The size of the study, checked.
         work_dir: Where trained weights are kept.
-        ledger: Keeps the scores.
+        ledger: Keeps the scores, 0 to 100.
         workers: Processes at work at the same time, one thread each.
         report: Called with a line about what is done.
-
-    Returns:
-        The score of every job, 0 to 100.
     """
     trainings = [Training(trained, seed) for seed in range(setting.seeds) for trained in TRAINED]
     context = multiprocessing.get_context('spawn')
@@ -234,12 +231,7 @@ def score_once(job: Job, setting: Namespace, work_dir: Path) -> float:
 
 
 def network_of(arm: Arm, state: Mapping[str, Tensor]) -> BoxNetwork:
-    """Return the network of an arm, with trained weights and their position embedding in its form.
-
-    Args:
-        arm: What to build.
-        state: Weights of a training with the position embedding ``arm.trained``.
-    """
+    """Return the network of an arm, with trained weights, their position embedding in its form."""
     theirs, ours = TRAINED[arm.trained], FORMS[arm.trained, arm.form]
     names = theirs.shapes(1)
     adapted, _ = adapt_position({name: state[f'backbone.{name}'] for name in names}, theirs, ours)

@@ -22,7 +22,8 @@ import torch
 from mmengine.utils import ProgressBar
 
 from benchmarks.kit.ledger import Ledger
-from benchmarks.kit.tables import markdown_table, write_csv
+from benchmarks.kit.tables import write_csv
+from hiera_mm.cost.report import table
 from hiera_mm.doctor import installed_versions
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap.swapping import prepare, read
@@ -117,15 +118,8 @@ def _examine_all(
 def examine(name: str, file: Path, arch: str, call: Callable[..., Any]) -> Result:
     """Try one config.
 
-    Args:
-        name: What to call it.
-        file: Where it is.
-        arch: The Hiera.
-        call: Calls what builds and runs models.
-
-    Returns:
-        ``status``, and, where known, ``reason``, ``model``, ``backbone``, ``seconds`` and whether
-        Hiera ``keeps_channels`` of the old backbone.
+    Models are built and run through `call`. The result has a ``status``, and, where known,
+    ``reason``, ``model``, ``backbone``, ``seconds`` and whether Hiera ``keeps_channels``.
     """
     start = time.perf_counter()
     result: Result = {}
@@ -228,7 +222,7 @@ def reason_rows(results: Mapping[str, Result]) -> list[dict[str, Any]]:
 
 def _markdown(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
     cells = [[str(row[column] or '') for column in columns] for row in rows]
-    return markdown_table(columns, cells, keep_empty=True)
+    return table(columns, cells, keep_empty=True)
 
 
 def _configs(folder: Path | None) -> dict[str, Path]:
