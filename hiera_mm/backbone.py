@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,11 +12,12 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from . import weights
-from .errors import ConfigError
+from .errors import ConfigError, UserError, did_you_mean
 from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
+from .network.resize import linear_matrix, mean_matrix, precise, resize
+from .network.trunk import memory_format_of
 from .network.variants import NUM_STAGES
-from .outputs import Outputs
 
 
 @MODELS.register_module()
@@ -54,18 +56,17 @@ class Hiera(HieraTrunk, BaseModule):
         with_cp: Activation checkpointing: less memory, about a third more time for training.
         in_channels: Channels of the image.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` for weights of any family that
-            :mod:`hiera_mm.weights` knows, from a path, a URL or a short name, with ``prefix`` and
-            ``allow_nonfinite`` if need be; any other initialiser of mmengine; ``None`` for the
-            release's random start.
+            :mod:`hiera_mm.weights` knows, from a path, a URL or a short name, with the options of
+            :func:`hiera_mm.weights.load` beside it; any other initialiser of mmengine; ``None`` for
+            the release's random start.
 
     Attributes:
         out_channels: Channels of each output.
         strides: Pixels for each step of each output.
 
     Raises:
-        TypeError: If an argument has a wrong type.
-        ValueError: If an argument has an impossible value; an unknown ``arch`` is answered with
-            the nearest known one.
+        ConfigError: If an argument is unknown, has a wrong type or an impossible value; an unknown
+            name is answered with the nearest known one.
         CheckpointError: If ``arch='auto'`` and the weights cannot be read.
 
     Examples:
@@ -89,26 +90,27 @@ class Hiera(HieraTrunk, BaseModule):
         with_cp: bool = False,
         in_channels: int = 3,
         init_cfg: dict | list[dict] | None = None,
+        **unknown: object,
     ) -> None:
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
-            raise ValueError(
-                f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {NUM_STAGES} (the stem '
-                f'and that many stages), got {frozen_stages!r}'
-            )
-        pretrained = _pretrained(init_cfg)
-        if isinstance(arch, str) and arch == 'auto':
-            if pretrained is None:
-                raise ValueError(
-                    "arch='auto' takes the architecture from weights: name them with "
-                    "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
-                )
-            arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
         try:
+            _refuse_unknown(unknown)
+            if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
+                raise ValueError(
+                    f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {NUM_STAGES} (the stem '
+                    f'and that many stages), got {frozen_stages!r}'
+                )
+            pretrained = _pretrained(init_cfg)
+            if isinstance(arch, str) and arch == 'auto':
+                if pretrained is None:
+                    raise ValueError(
+                        "arch='auto' takes the architecture from weights: name them with "
+                        "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
+                    )
+                arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
             _check_outputs(out_indices, out_strides, out_channels)
-            stages = out_indices if out_strides is None else sorted(set(out_indices))
             super().__init__(
                 arch,
-                out_indices=stages,
+                out_indices=out_indices if out_strides is None else sorted(set(out_indices)),
                 out_norm_eps=_out_norm_eps(out_norm),
                 pos_embed=pos_embed,
                 rel_pos=rel_pos,
@@ -116,20 +118,22 @@ class Hiera(HieraTrunk, BaseModule):
                 with_cp=with_cp,
                 in_channels=in_channels,
             )
-        except ValueError as error:
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
             # As an error of the config it reaches the command line as one paragraph.
             raise ConfigError(str(error)) from error
         # mmengine's constructor has run inside HieraTrunk's, which knows nothing of init_cfg.
         self.init_cfg = copy.deepcopy(init_cfg)
-        self._pretrained = pretrained
         # For each output, which of the features that the network returns it is made of.
         self._sources = [self.out_indices.index(stage) for stage in out_indices]
         self.outputs: Outputs | None = None
         if out_strides is not None or out_channels is not None:
             channels = [self.out_channels[source] for source in self._sources]
-            self.outputs = Outputs(channels, out_channels, out_strides)
+            strides = [self.strides[source] for source in self._sources]
+            self.outputs = Outputs(channels, strides, out_channels, out_strides)
             self.out_channels = channels if out_channels is None else list(out_channels)
-            self.strides = self.strides if out_strides is None else list(out_strides)
+            self.strides = strides if out_strides is None else list(out_strides)
         self.frozen_stages = frozen_stages
         for part in self._frozen_parts():
             part.requires_grad_(False)
@@ -159,10 +163,11 @@ class Hiera(HieraTrunk, BaseModule):
         Raises:
             CheckpointError: As :func:`hiera_mm.weights.load`.
         """
-        if self._pretrained is None or self.is_init:
+        pretrained = _pretrained(self.init_cfg)
+        if pretrained is None or self.is_init:
             super().init_weights()
             return
-        weights.load(self, **self._pretrained)
+        weights.load(self, **pretrained)
         self.is_init = True
 
     def check_pretrained(self) -> None:
@@ -171,8 +176,9 @@ class Hiera(HieraTrunk, BaseModule):
         Raises:
             CheckpointError: As :func:`hiera_mm.weights.load`.
         """
-        if self._pretrained is not None:
-            weights.plan(self, **self._pretrained)
+        pretrained = _pretrained(self.init_cfg)
+        if pretrained is not None:
+            weights.plan(self, **pretrained)
 
     def train(self, mode: bool = True) -> Hiera:
         """Set training mode; frozen parts stay in evaluation mode, without drop path."""
@@ -188,6 +194,82 @@ class Hiera(HieraTrunk, BaseModule):
         num_blocks = sum(self.variant.depths[: self.frozen_stages])
         position = [getattr(self, name) for name in self.position_names]
         return [self.patch_embed, *position, *self.blocks[:num_blocks]]
+
+
+class Outputs(nn.Module):
+    """Turns features into maps of the strides and channels that their readers were made for.
+
+    Heads are often written for a backbone of other strides: a dilated ResNet gives its last stage
+    at stride 8, a plain ViT all of them at 16. Features resized to these strides cost next to
+    nothing and leave the head's own resolution, and its cost, as they were.
+
+    Args:
+        channels: Channels of each feature that comes in.
+        strides: Pixels for each step of each feature that comes in.
+        out_channels: Channels that each is projected to by a 1x1 convolution; ``None`` to leave
+            them.
+        out_strides: Pixels for each step of each map that goes out; ``None`` to leave them.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_channels: Sequence[int] | None,
+        out_strides: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        self.strides = strides
+        self.out_strides = out_strides
+        self.projections = nn.ModuleList()
+        for dim, dim_out in zip(channels, out_channels or (), strict=out_channels is not None):
+            projection = nn.Conv2d(dim, dim_out, kernel_size=1)
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+            self.projections.append(projection)
+
+    def forward(
+        self, features: Sequence[torch.Tensor], image_size: tuple[int, int]
+    ) -> tuple[torch.Tensor, ...]:
+        """Turn each feature ``(B, channels, H, W)`` into one of the strides and channels asked for.
+
+        To a smaller stride a feature is interpolated linearly, to a larger one averaged.
+
+        Args:
+            features: The features.
+            image_size: Height and width of the image they were made of.
+
+        Returns:
+            For each, ``(B, out_channels, ceil(height / stride), ceil(width / stride))``.
+        """
+        if self.projections:  # before resizing: mostly there are fewer places then
+            features = [p(f) for p, f in zip(self.projections, features, strict=True)]
+        if self.out_strides is None:
+            return tuple(features)
+        resized = []
+        for feature, stride, out_stride in zip(
+            features, self.strides, self.out_strides, strict=True
+        ):
+            if stride != out_stride:
+                ratio = out_stride / stride
+                matrix = mean_matrix if ratio > 1 else linear_matrix
+                rows, columns = (
+                    matrix(size, -(-side // out_stride), ratio, precise(feature))
+                    for size, side in zip(feature.shape[2:], image_size, strict=True)
+                )
+                memory_format = memory_format_of(feature)
+                feature = resize(feature, rows, columns).contiguous(memory_format=memory_format)
+            resized.append(feature)
+        return tuple(resized)
+
+
+def _refuse_unknown(names: Mapping[str, object]) -> None:
+    known = [name for name in inspect.signature(Hiera).parameters if name != 'unknown']
+    for name in names:
+        raise ValueError(
+            f'Hiera has no argument {name!r}{did_you_mean(name, known)}; its arguments are '
+            f'{", ".join(known)}'
+        )
 
 
 def _check_outputs(
@@ -222,12 +304,12 @@ def _pretrained(init_cfg: object) -> dict[str, object] | None:
         options = {'source': cfg.get('checkpoint'), **cfg}
         for key in ('type', 'checkpoint', 'map_location'):  # weights are read on the CPU anyway
             options.pop(key, None)
-        unknown = set(options) - {'source', 'prefix', 'allow_nonfinite', 'adapt_in_channels'}
-        if unknown or not options['source']:
+        known = inspect.signature(weights.load).parameters
+        if not options['source'] or any(name not in known for name in options):
             raise ValueError(
-                "init_cfg must be dict(type='Pretrained', checkpoint=...), with prefix, "
-                'allow_nonfinite and adapt_in_channels if need be, or an initialiser of mmengine; '
-                f'got {cfg}'
+                "init_cfg must be dict(type='Pretrained', checkpoint=...), if need be with the "
+                f'options of hiera_mm.weights.load beside it ({", ".join(list(known)[2:])}), or an '
+                f'initialiser of mmengine; got {cfg}'
             )
         return options
     return None

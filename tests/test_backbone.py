@@ -37,7 +37,7 @@ def test_importing_twice_is_harmless():
 
 def test_importing_loads_nothing_that_a_config_may_not_need():
     slow = ('mmdet', 'mmseg', 'matplotlib', 'scipy', 'timm', 'hiera', 'pycocotools')
-    ours = tuple(f'hiera_mm.{part}' for part in ('bench', 'cost', 'demo', 'peers', 'study', 'swap'))
+    ours = tuple(f'hiera_mm.{part}' for part in ('cost', 'swap', 'trial'))
     code = f'import sys, hiera_mm; print([m for m in {slow + ours} if m in sys.modules])'
     done = subprocess.run(
         [sys.executable, '-c', code], check=True, env=os.environ, capture_output=True, text=True
@@ -108,6 +108,15 @@ def test_init_cfg_loads_the_backbone_out_of_a_detector(small_arch, tmp_path):
         assert torch.equal(value, trained.state_dict()[name]), name
 
 
+def test_init_cfg_may_be_set_after_construction(small_arch, tmp_path):
+    trained = Hiera(small_arch)
+    torch.save(trained.state_dict(), tmp_path / 'weights.pth')
+    backbone = Hiera(small_arch)
+    backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    backbone.init_weights()
+    assert torch.equal(backbone.pos_embed, trained.pos_embed)
+
+
 def test_init_weights_keeps_the_start_drawn_at_construction(small_arch):
     backbone = Hiera(small_arch)
     before = copy.deepcopy(backbone.state_dict())
@@ -166,8 +175,25 @@ def test_a_resized_output_is_the_stage_resized(small_arch):
     with torch.no_grad():
         (second, last), (same, larger, smaller) = plain(x), resized(x)
     assert torch.equal(second, same)
-    assert torch.equal(larger, F.interpolate(last, (16, 8), mode='bilinear'))
+    torch.testing.assert_close(larger, F.interpolate(last, (16, 8), mode='bilinear'))
     torch.testing.assert_close(smaller, F.avg_pool2d(last, 2))
+
+
+@pytest.mark.parametrize('size', [(33, 33), (33, 300), (300, 33)])
+def test_resized_outputs_do_not_drift(small_arch, size):
+    """At sides that no stride divides, each step still stands for its own pixels."""
+    strides = (4, 16, 32)
+    backbone = Hiera(small_arch, out_indices=(0, 2, 3), out_strides=(8, 8, 8))
+    features = [torch.randn(1, 2, *(-(-side // s) for side in size)) for s in strides]
+    rows, columns = (-(-side // 8) for side in size)
+    for feature, stride, out in zip(
+        features, strides, backbone.outputs(features, size), strict=True
+    ):
+        if stride < 8:
+            expected = F.avg_pool2d(feature, 8 // stride, ceil_mode=True, count_include_pad=False)
+        else:
+            expected = F.interpolate(feature, scale_factor=stride // 8, mode='bilinear')
+        torch.testing.assert_close(out, expected[..., :rows, :columns])
 
 
 def test_weights_load_into_a_backbone_with_projections_and_out_of_it(small_arch, tmp_path):
@@ -187,14 +213,22 @@ def test_weights_load_into_a_backbone_with_projections_and_out_of_it(small_arch,
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
-        (dict(arch='hirea'), ValueError, 'no Hiera called'),
+        (dict(arch='hirea'), ConfigError, 'no Hiera called'),
+        (dict(arch=3), ConfigError, 'arch must be a name'),
+        (dict(arch='auto'), ConfigError, 'takes the architecture from weights'),
+        (
+            dict(out_index=(0, 1)),
+            ConfigError,
+            "no argument 'out_index'; did you mean 'out_indices'",
+        ),
+        (dict(init_cfg=dict(checkpoint='x', prefxi='y')), ConfigError, 'prefix'),
         (dict(frozen_stages=5), ValueError, 'frozen_stages.*got 5'),
         (dict(frozen_stages=-2), ValueError, 'frozen_stages.*got -2'),
-        (dict(out_norm='LN'), TypeError, r"dict\(type='LN'\)"),
+        (dict(out_norm='LN'), ConfigError, r"dict\(type='LN'\)"),
         (dict(out_norm=dict(type='BN')), ValueError, 'norm_cfg in the neck'),
         (dict(out_norm=dict(type='LN', momentum=1)), ValueError, 'optional eps'),
         (dict(out_strides=(4, 8)), ConfigError, r'out_strides \(4, 8\) needs one number for each'),
-        (dict(out_channels=64), TypeError, 'out_channels must be a sequence'),
+        (dict(out_channels=64), ConfigError, 'out_channels must be a sequence'),
         (dict(out_strides=(4, 8, 8, 0)), ValueError, 'above 0'),
         (dict(out_indices=(3, 3)), ValueError, 'ascend'),
         (dict(out_indices=(3, 4), out_strides=(8, 8)), ValueError, 'stages 0, 1, 2, 3'),

@@ -18,7 +18,7 @@ from hiera_mm.cost.counting import WithoutProducts, counting
 from hiera_mm.network import VARIANTS
 from hiera_mm.network.layout import MASK_UNIT
 from hiera_mm.network.position import Absolute, kind_of
-from hiera_mm.network.trunk import WINDOW_PIXELS
+from hiera_mm.network.trunk import UNIT_PIXELS
 from hiera_mm.trial.configs import Size
 from hiera_mm.trial.models import import_models, in_scope
 
@@ -111,8 +111,8 @@ class Admission:
 
     def admit(self, peer: Peer) -> Entrant:
         """Build a contestant and compare its features with ours in float64; it may be Refused."""
-        if role_of(peer) == 'peer' and any(side % WINDOW_PIXELS for side in self._size):
-            raise Refused(f'takes only sides that are multiples of {WINDOW_PIXELS}')
+        if role_of(peer) == 'peer' and any(side % UNIT_PIXELS for side in self._size):
+            raise Refused(f'takes only sides that are multiples of {UNIT_PIXELS}')
         try:
             return self._build(peer)
         except Refused:
@@ -167,7 +167,7 @@ def build_ours(arch: str, size: Size, out_norm: Mapping[str, object] | None = No
     pos_embed = None
     if isinstance(position, Absolute):
         # Peers learn such a map for one size; with another one ours would hold other weights.
-        grid = tuple(-(-side // WINDOW_PIXELS) * MASK_UNIT for side in size)
+        grid = tuple(-(-side // UNIT_PIXELS) * MASK_UNIT for side in size)
         pos_embed = dict(type=kind_of(position), grid=grid)
     return Hiera(arch, out_norm=out_norm, pos_embed=pos_embed)
 

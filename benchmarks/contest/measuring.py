@@ -35,8 +35,7 @@ from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.memory import check_memory, in_new_process, memory_of_pass, release_unused
 from benchmarks.kit.timing import Times, ceiling, measure_rounds, on_threads, products
 from hiera_mm.engine.launch import check_device, processor
-from hiera_mm.errors import UserError
-from hiera_mm.network.names import did_you_mean
+from hiera_mm.errors import UserError, did_you_mean
 from hiera_mm.trial.configs import Size
 
 TRAINING_FACTOR = 3

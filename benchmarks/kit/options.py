@@ -58,9 +58,8 @@ def add_fresh(parser: argparse.ArgumentParser) -> None:
 
 def check_archs(archs: Sequence[str]) -> None:
     """Raise a UserError if a name is not that of an architecture."""
-    from hiera_mm.errors import UserError
+    from hiera_mm.errors import UserError, did_you_mean
     from hiera_mm.network import VARIANTS
-    from hiera_mm.network.names import did_you_mean
 
     for arch in archs:
         if arch not in VARIANTS:

@@ -24,8 +24,7 @@ from benchmarks.mmcv_ops.maps import map_cases
 from hiera_mm import ops
 from hiera_mm.cost.report import table, three_digits
 from hiera_mm.engine.launch import describe_device
-from hiera_mm.errors import UserError, listing
-from hiera_mm.network.names import nearest
+from hiera_mm.errors import UserError, listing, nearest
 from hiera_mm.ops import EXTENSION
 from hiera_mm.ops.kernels import KERNELS
 

@@ -22,7 +22,7 @@ from hiera_mm.cost.report import table
 from hiera_mm.engine.launch import check_device, describe_device
 from hiera_mm.errors import UserError
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
-from hiera_mm.network.trunk import WINDOW_PIXELS
+from hiera_mm.network.trunk import UNIT_PIXELS
 
 LAYOUTS: dict[str, Variant] = {
     'windows alone': replace(VARIANTS['tiny'], window_sizes=(8, 4, 16, 8)),
@@ -50,8 +50,8 @@ def check(setting: Namespace) -> None:
             `threads` and `repeats`.
     """
     setting.sides = sorted(set(setting.sides))
-    if setting.sides[0] < WINDOW_PIXELS:
-        raise UserError(f'a side must be at least {WINDOW_PIXELS} pixels, got {setting.sides[0]}')
+    if setting.sides[0] < UNIT_PIXELS:
+        raise UserError(f'a side must be at least {UNIT_PIXELS} pixels, got {setting.sides[0]}')
     if len(setting.sides) < 2:
         raise UserError('at least two different sides are needed to see how the cost grows')
     check_device(setting.device)

@@ -19,9 +19,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
 
-from ..errors import CheckpointError, ConfigError, listing
+from ..errors import CheckpointError, ConfigError, listing, nearest
 from ..network import VARIANTS, Variant
-from ..network.names import nearest
 from ..network.position import kind_of
 from ..weights import variant_of
 

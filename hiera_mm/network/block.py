@@ -6,32 +6,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layout import join_windows, mean_pool, pool_queries, split_windows
+from .layout import join_units, max_pool, mean_pool, split_windows
 from .relative import attend_with_relative_position
-from .strips import is_recorded, strips
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
 
 
 class Linear(nn.Linear):
-    """A linear layer that lets a compiler for the CPU add the bias.
+    """A linear layer that starts as the release's do."""
 
-    The compiler hands matrix products to a library, before which torch copies the bias into the
-    whole of the result. Kept apart, the bias is added where compiled code reads the result anyway.
-    Not so for half precision, where the sum would be rounded once more.
-    """
+    def reset_parameters(self) -> None:
+        """Draw weights from a normal distribution of deviation 0.02; biases are 0.02.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Transform ``(..., in_features)`` to ``(..., out_features)``."""
-        if (
-            torch.compiler.is_compiling()
-            and x.device.type == 'cpu'
-            and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled('cpu')
-        ):
-            return F.linear(x, self.weight) + self.bias
-        return super().forward(x)
+        The release cuts the distribution at a hundred deviations, which is nowhere.
+        """
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.constant_(self.bias, 0.02)
+
+
+class LayerNorm(nn.LayerNorm):
+    """A norm that starts as the release's do."""
+
+    def reset_parameters(self) -> None:
+        """Set weights to 1 and biases to 0.02."""
+        nn.init.ones_(self.weight)
+        nn.init.constant_(self.bias, 0.02)
 
 
 class Attention(nn.Module):
@@ -67,18 +67,25 @@ class Attention(nn.Module):
             entries = (2 * rel_pos_side - 1, dim_out // num_heads)
             self.rel_pos_h = nn.Parameter(torch.empty(entries))
             self.rel_pos_w = nn.Parameter(torch.empty(entries))
+        self.reset_parameters()
 
-    def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
+    def reset_parameters(self) -> None:
+        """Let the relative position bias start at zero."""
+        if self.has_rel_pos:
+            nn.init.zeros_(self.rel_pos_h)
+            nn.init.zeros_(self.rel_pos_w)
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Attend.
 
         Args:
-            x: Tokens in window-major order, ``(B, windows, tokens, dim)``, a mask unit to a window.
-            window_grid: Rows and columns of mask units.
+            x: Tokens in mask-unit-major order, ``(B, units, tokens, dim)``.
+            grid: Rows and columns of mask units.
 
         Returns:
-            ``(B, windows, tokens, dim_out)``, or a quarter of the tokens with query pooling.
+            ``(B, units, tokens, dim_out)``, or a quarter of the tokens with query pooling.
         """
-        batch, windows = x.shape[:2]
+        batch, units = x.shape[:2]
         # Windows become part of the batch, or one long sequence. Four dimensions are what the
         # fused kernels of scaled_dot_product_attention take.
         if self.window == 0:
@@ -86,24 +93,25 @@ class Attention(nn.Module):
         elif self.window == 1:
             x = x.flatten(0, 1)
         else:
-            x = join_windows(x, window_grid, self.window)
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+            x = join_units(x, grid, self.window)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.pool:
-            q = pool_queries(q)
-        if self.window == 0 and x.device.type == 'cpu' and not is_recorded():
-            # Each block of queries reads all keys and values, so that it pays to put the rows of
-            # a head beside each other first.
+            q = max_pool(q)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        if self.window == 0:
+            # Every block of queries reads all keys and values: the rows of a head had best lie
+            # beside each other.
             k, v = k.contiguous(), v.contiguous()
         if self.has_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)
-            x = attend_with_relative_position(q, k, v, tables, window_grid)
+            x = attend_with_relative_position(q, k, v, tables, grid)
         else:
             x = F.scaled_dot_product_attention(q, k, v)
         x = x.transpose(1, 2).flatten(2)
         if self.window > 1:
-            x = split_windows(x, window_grid, self.window)
-        return self.proj(x).reshape(batch, windows, -1, self.proj.out_features)
+            x = split_windows(x, grid, self.window)
+        x = self.proj(x)
+        return x.reshape(batch, units, -1, x.shape[-1])
 
 
 class LayerScale(nn.Module):
@@ -113,11 +121,14 @@ class LayerScale(nn.Module):
         dim: Channels.
     """
 
-    INITIAL = 1e-5
-
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start almost without the branch that is scaled."""
+        nn.init.constant_(self.gamma, 1e-5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale ``(..., dim)``."""
@@ -189,34 +200,26 @@ class Block(nn.Module):
         rel_pos_side: int | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, dim_out, num_heads, window, pool, rel_pos_side)
         self.changes_dim = dim != dim_out
         # Where channels change there is no identity to add to.
         self.proj = Linear(dim, dim_out) if self.changes_dim and shortcut == 'proj' else None
         self.ls1 = LayerScale(dim_out) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim_out, eps=NORM_EPS)
+        self.norm2 = LayerNorm(dim_out, eps=NORM_EPS)
         self.mlp = Mlp(dim_out, MLP_RATIO * dim_out)
         self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: torch.Tensor, window_grid: tuple[int, int]) -> torch.Tensor:
-        """Transform tokens ``(B, windows, tokens, dim)`` as :class:`Attention` does."""
+    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Transform tokens ``(B, units, tokens, dim)`` as :class:`Attention` does."""
         normed = self.norm1(x)
         if self.proj is not None:
             # As in the release, the shortcut starts from the normalised tokens.
             x = self.proj(normed)
             if self.attn.pool:
-                x = pool_queries(x)
+                x = max_pool(x)
         elif self.changes_dim:
-            x = torch.cat([pool_queries(x), mean_pool(x)], dim=-1)
-        x = x + self.drop_path(self.ls1(self.attn(normed, window_grid)))
-        if is_recorded():
-            return x + self._mlp_branch(x)
-        # A block with windows gets no more than a strip; one of global attention is cut up here.
-        for piece, _ in strips(x, window_grid, 1, MLP_RATIO, whole=self.training):
-            piece += self._mlp_branch(piece)  # a part of x, which is this block's own
-        return x
-
-    def _mlp_branch(self, x: torch.Tensor) -> torch.Tensor:
-        return self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+            x = torch.cat([max_pool(x), mean_pool(x)], dim=-1)
+        x = x + self.drop_path(self.ls1(self.attn(normed, grid)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

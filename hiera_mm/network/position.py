@@ -7,16 +7,15 @@ turns them into an embedding of any map.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
+from ..errors import did_you_mean
 from .layout import MASK_UNIT
-from .names import did_you_mean
+from .resize import cubic_matrix, precise, resize
 
 PRETRAIN_GRID = (56, 56)
 """Rows and columns of tokens of the 224x224 images the release was trained on."""
@@ -79,10 +78,10 @@ class WindowAligned(Absolute):
     def resize(self, parameters: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
         """Tile the mean mask unit over ``grid`` and add the rest, resized."""
         learnt = self.learnt(parameters)
-        if grid == self.grid:
+        if grid == self.grid:  # to the bit
             return learnt
         unit = mean_unit(learnt)
-        return tile(unit, grid) + resize_bicubic(learnt - tile(unit, self.grid), grid)
+        return add_tiled(resize_bicubic(add_tiled(learnt, -unit), grid), unit)
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class AbsoluteWin:
     def resize(self, parameters: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
         """Tile the window part over ``grid`` and add the global part, resized."""
         resized = resize_bicubic(parameters['pos_embed'], grid, self.antialias)
-        return resized + tile(parameters['pos_embed_window'], grid)
+        return add_tiled(resized, parameters['pos_embed_window'])
 
 
 @dataclass(frozen=True)
@@ -206,72 +205,20 @@ def tile(unit: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return unit.tile(1, 1, grid[0] // MASK_UNIT, grid[1] // MASK_UNIT)
 
 
+def add_tiled(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Add a mask unit ``(1, C, 8, 8)`` to each one of a map ``(1, C, H, W)``."""
+    units = x.unflatten(3, (-1, MASK_UNIT)).unflatten(2, (-1, MASK_UNIT))
+    return (units + unit[:, :, None, :, None]).flatten(4, 5).flatten(2, 3)
+
+
 def resize_bicubic(x: torch.Tensor, grid: tuple[int, int], antialias: bool = False) -> torch.Tensor:
-    """Resize a map ``(B, C, H, W)`` to ``grid``, computed in float32 at least.
-
-    A map that has this size already is returned as it is.
-    """
-    if tuple(x.shape[-2:]) == grid:
-        return x
-    precise = x if x.dtype == torch.float64 else x.float()
-    # Tokens have their channels last. A compiler would otherwise keep those of the first stage as
-    # this map lies, with channels first, and turn them each time that it reads them.
-    precise = precise.contiguous(memory_format=torch.channels_last)
-    resized = F.interpolate(
-        precise, size=grid, mode='bicubic', align_corners=False, antialias=antialias
+    """Resize a map ``(B, C, H, W)`` to ``grid``; at its own size it comes out unchanged."""
+    like = precise(x)
+    matrices = (
+        cubic_matrix(size, out, antialias, like)
+        for size, out in zip(x.shape[-2:], grid, strict=True)
     )
-    return resized.to(x.dtype)
-
-
-class EvaluationCache:
-    """Embeddings of the map sizes met last, for as long as the parameters keep their values.
-
-    A hit is decided by comparing the parameters themselves with a copy taken when the entry was
-    made. Their version counters would be cheaper but miss every change made through ``.data``,
-    which is how mmengine's EMA hook exchanges weights before an evaluation.
-    """
-
-    def __init__(self, capacity: int = 8) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
-        self._sources: tuple[torch.Tensor, ...] = ()
-
-    def get(
-        self,
-        grid: tuple[int, int],
-        sources: tuple[torch.Tensor, ...],
-        make: Callable[[], torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the embedding of ``grid``, from ``make()`` if it is not at hand.
-
-        Args:
-            grid: Rows and columns of the map.
-            sources: All that the embedding is made from.
-            make: Makes the embedding.
-        """
-        if not self._made_from(sources):
-            self._entries.clear()
-            self._sources = tuple(source.detach().clone() for source in sources)
-        if grid in self._entries:
-            self._entries.move_to_end(grid)
-        else:
-            self._entries[grid] = make().detach()
-            if len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
-        return self._entries[grid]
-
-    def _made_from(self, sources: tuple[torch.Tensor, ...]) -> bool:
-        return len(sources) == len(self._sources) and all(
-            old.device == new.device and old.dtype == new.dtype and torch.equal(old, new)
-            for old, new in zip(self._sources, sources, strict=True)
-        )
-
-    def __getstate__(self) -> dict[str, int]:
-        # A copied or pickled network starts with an empty cache.
-        return {'capacity': self._capacity}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)
+    return resize(x, *matrices)
 
 
 def _check_grid(grid: object) -> tuple[int, int]:

@@ -1,20 +1,26 @@
-"""Inference a strip of windows at a time.
+"""Inference on a CPU, a strip of mask units at a time.
 
-What happens inside windows, and in an MLP, can be done for a few rows of windows after the
-other. On a CPU that is faster, because what lies between two operations stays small: it remains
-in the cache, and its memory is used again at once instead of being asked of the system anew,
-page by page, for every operation. Without strips the time of a large image grows faster than
-its pixels for this reason alone (benchmarks/performance.md has the figures). On a GPU, where torch
-keeps freed memory itself, strips would only be more and smaller kernels; in training everything
-has to be kept anyway.
+What happens inside windows, and in an MLP, can be done for a few rows of units after the other.
+On a CPU that is faster, because what lies between two operations stays small: it remains in the
+cache, and its memory is used again at once instead of being asked of the system anew, page by
+page, for every operation. On a GPU, where torch keeps freed memory itself, strips would only be
+more and smaller kernels; in training everything has to be kept anyway.
+
+:func:`run` is the one door: nothing else knows of strips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx.experimental.symbolic_shapes import has_static_value
+
+from .block import MLP_RATIO
+
+if TYPE_CHECKING:
+    from .trunk import HieraTrunk
 
 STRIP_BYTES = 12 * 2**20
 """Aim for the largest tensor of a strip, the hidden layer of the MLP."""
@@ -24,36 +30,69 @@ COMPILED_STRIP_BYTES = 24 * 2**20
 C library keeps, so that its pages are not asked of the system each time."""
 
 
-def is_recorded() -> bool:
-    """Whether what happens is recorded, for gradients or in a trace."""
-    return torch.is_grad_enabled() or torch.jit.is_tracing()
+def apply_to(trunk: HieraTrunk, x: torch.Tensor) -> bool:
+    """Whether the tokens ``x`` are on a CPU and nothing is recorded, for gradients or in a trace.
+
+    A network compiled for all sizes must not be cut as suits one of them.
+    """
+    return (
+        x.device.type == 'cpu'
+        and not trunk.training
+        and not torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and not (torch.compiler.is_compiling() and not all(map(has_static_value, x.shape)))
+    )
 
 
-def strips(
-    x: torch.Tensor, window_grid: tuple[int, int], rows: int, expansion: int, whole: bool
-) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
-    """Cut tokens into strips of whole rows of windows, where that helps.
+def run(trunk: HieraTrunk, x: torch.Tensor, grid: tuple[int, int]) -> list[torch.Tensor]:
+    """Do what the loop of :class:`HieraTrunk` does, strip by strip.
 
     Args:
-        x: Tokens of shape ``(B, windows, tokens, C)``.
-        window_grid: Rows and columns of windows.
+        trunk: The network.
+        x: Tokens after the patch embedding, ``(B, units, 64, C)``.
+        grid: Rows and columns of mask units.
+
+    Returns:
+        The map of each output, ``(B, C, H, W)``.
+    """
+    maps: list[torch.Tensor] = []
+    windows = [block.attn.window for block in trunk.blocks]
+    start = 0
+    while start < len(windows):
+        # Consecutive blocks of the same windows go through each strip together.
+        window, end = windows[start], start + 1
+        while end < len(windows) and windows[end] == window:
+            end += 1
+        tokens: list[torch.Tensor] = []
+        parts: dict[int, list[torch.Tensor]] = {}
+        for strip, strip_grid in cut(x, grid, window or grid[0]):
+            for index in range(start, end):
+                strip = trunk.blocks[index](strip, strip_grid)
+                if index in trunk.stage_after:
+                    parts.setdefault(index, []).append(trunk.output(index, strip, strip_grid))
+            tokens.append(strip)
+        x = join(tokens, dim=1)
+        maps += [join(rows, dim=2) for rows in parts.values()]
+        start = end
+    return maps
+
+
+def cut(
+    x: torch.Tensor, grid: tuple[int, int], rows: int
+) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
+    """Cut tokens into strips of whole rows of mask units.
+
+    Args:
+        x: Tokens ``(B, units, tokens, C)``.
+        grid: Rows and columns of units.
         rows: The rows of a strip are a multiple of this; the last strip may have fewer.
-        expansion: Channels of the largest tensor that will be made of a strip, divided by C.
-        whole: Do not cut in any case.
 
     Yields:
         Each strip, ``(B, rows * columns, tokens, C)``, and its rows and columns.
     """
-    height, columns = window_grid
-    aim = STRIP_BYTES
-    if torch.compiler.is_compiling():
-        aim = COMPILED_STRIP_BYTES
-        # Compiled for all sizes, the network must not be cut as suits one of them.
-        whole = whole or not all(has_static_value(number) for number in (*x.shape, *window_grid))
-    if whole or is_recorded() or x.device.type != 'cpu':
-        yield x, window_grid
-        return
-    row_bytes = x[:, :columns].numel() * x.element_size() * expansion
+    height, columns = grid
+    aim = COMPILED_STRIP_BYTES if torch.compiler.is_compiling() else STRIP_BYTES
+    row_bytes = x[:, :columns].numel() * x.element_size() * MLP_RATIO
     step = max(1, aim // (row_bytes * rows)) * rows
     for top in range(0, height, step):
         bottom = min(top + step, height)

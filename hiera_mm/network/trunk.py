@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .block import MLP_RATIO, NORM_EPS, Attention, Block, LayerScale
-from .layout import MASK_UNIT, to_image, to_windows
-from .position import PRETRAIN_GRID, EvaluationCache, PositionEmbedding, make_position_embedding
-from .strips import join, strips
+from . import strips
+from .block import NORM_EPS, Block
+from .layout import MASK_UNIT, to_image, to_units
+from .position import PRETRAIN_GRID, PositionEmbedding, make_position_embedding
 from .variants import NUM_STAGES, Variant, resolve_variant
 
 PATCH_STRIDE = 4
 STRIDES = tuple(PATCH_STRIDE * 2**stage for stage in range(NUM_STAGES))
-WINDOW_PIXELS = PATCH_STRIDE * MASK_UNIT
+UNIT_PIXELS = PATCH_STRIDE * MASK_UNIT
+"""Side of a mask unit."""
+
+
+class PatchConv(nn.Conv2d):
+    """The convolution of the patch embedding, which starts as the release's does."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights from a normal distribution of deviation 0.02, biases as torch does."""
+        nn.init.normal_(self.weight, std=0.02)
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.bias, -bound, bound)
 
 
 class PatchEmbed(nn.Module):
@@ -26,7 +37,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, kernel_size=7, stride=PATCH_STRIDE, padding=3)
+        self.proj = PatchConv(in_channels, dim, kernel_size=7, stride=PATCH_STRIDE, padding=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Embed an image ``(B, in_channels, H, W)`` as ``(B, dim, H / 4, W / 4)``."""
@@ -96,79 +107,46 @@ class HieraTrunk(nn.Module):
             self.variant.pos_embed if pos_embed is None else make_position_embedding(pos_embed)
         )
         self.position_names = tuple(self.position.shapes(dims[0]))
-        self._position_cache = EvaluationCache()
-        drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
-        self._stage_ending_with: dict[int, int] = {}
-        # Made without memory, where initialising costs nothing: the layers would first draw
-        # weights in their own way, all of which reset_parameters draws again.
-        device = torch.empty(0).device
-        with torch.device('meta'):
-            self.patch_embed = PatchEmbed(in_channels, dims[0])
-            for name, shape in self.position.shapes(dims[0]).items():
-                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-            self.blocks = nn.ModuleList()
-            for stage, depth in enumerate(depths):
-                for index in range(depth):
-                    # The first block of a later stage is where its channels begin and queries
-                    # are pooled. It still attends as the stage before it does, on that stage's
-                    # tokens.
-                    entry = index == 0 and stage > 0
-                    home = stage - 1 if entry else stage
-                    units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
-                    window = 0 if len(self.blocks) in self.variant.global_blocks else units
-                    rel_pos_side = PRETRAIN_GRID[0] >> home if rel_pos and not window else None
-                    self.blocks.append(
-                        Block(
-                            dim=dims[home],
-                            dim_out=dims[stage],
-                            num_heads=self.variant.num_heads * 2**stage,
-                            window=window,
-                            pool=entry,
-                            drop_path=drop_path[len(self.blocks)],
-                            layer_scale=self.variant.layer_scale,
-                            shortcut=self.variant.shortcut,
-                            rel_pos_side=rel_pos_side,
-                        )
-                    )
-                self._stage_ending_with[len(self.blocks) - 1] = stage
-            self.out_norms = nn.ModuleDict(
-                {str(i): nn.LayerNorm(dims[i], eps=out_norm_eps) for i in self.out_indices}
-                if out_norm_eps is not None
-                else {}
-            )
-        self.to_empty(device=device)
+        for name, shape in self.position.shapes(dims[0]).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.reset_parameters()
-        windows = groupby(range(len(self.blocks)), lambda index: self.blocks[index].attn.window)
-        indices = [list(group) for _, group in windows]
-        self._runs = [range(group[0], group[-1] + 1) for group in indices]
+        self.patch_embed = PatchEmbed(in_channels, dims[0])
+        self.blocks = nn.ModuleList()
+        self.stage_after: dict[int, int] = {}  # by the index of the last block of each output
+        for stage, depth in enumerate(depths):
+            for index in range(depth):
+                # The first block of a later stage is where its channels begin and queries are
+                # pooled. It still attends as the stage before it does, on that stage's tokens.
+                entry = index == 0 and stage > 0
+                home = stage - 1 if entry else stage
+                number = len(self.blocks)
+                units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
+                window = 0 if number in self.variant.global_blocks else units
+                self.blocks.append(
+                    Block(
+                        dim=dims[home],
+                        dim_out=dims[stage],
+                        num_heads=self.variant.num_heads * 2**stage,
+                        window=window,
+                        pool=entry,
+                        drop_path=drop_path_rate * number / max(1, sum(depths) - 1),
+                        layer_scale=self.variant.layer_scale,
+                        shortcut=self.variant.shortcut,
+                        rel_pos_side=PRETRAIN_GRID[0] >> home if rel_pos and not window else None,
+                    )
+                )
+            if stage in self.out_indices:
+                self.stage_after[len(self.blocks) - 1] = stage
+        # Not part of the pretrained network, these start as if they were not there.
+        self.out_norms = nn.ModuleDict()
+        if out_norm_eps is not None:
+            for stage in self.out_indices:
+                self.out_norms[str(stage)] = nn.LayerNorm(dims[stage], eps=out_norm_eps)
 
     def reset_parameters(self) -> None:
-        """Draw new weights as the release does: normal with deviation 0.02, biases 0.02.
-
-        The norms of the outputs, which are no part of the pretrained network, and relative position
-        biases start as if they were not there.
-        """
+        """Draw the position embedding anew; every other parameter is drawn by its own module."""
         for name in self.position_names:
-            nn.init.trunc_normal_(getattr(self, name), std=0.02)
-        stem = self.patch_embed.proj
-        nn.init.trunc_normal_(stem.weight, std=0.02)
-        # The release leaves this bias as torch draws that of every convolution.
-        bound = stem.weight[0].numel() ** -0.5
-        nn.init.uniform_(stem.bias, -bound, bound)
-        for norm in self.out_norms.values():
-            norm.reset_parameters()
-        for module in self.blocks.modules():
-            if isinstance(module, Attention) and module.has_rel_pos:
-                nn.init.zeros_(module.rel_pos_h)
-                nn.init.zeros_(module.rel_pos_w)
-            elif isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.constant_(module.bias, 0.02)
-            elif isinstance(module, nn.LayerNorm):
-                nn.init.ones_(module.weight)
-                nn.init.constant_(module.bias, 0.02)
-            elif isinstance(module, LayerScale):
-                nn.init.constant_(module.gamma, LayerScale.INITIAL)
+            nn.init.normal_(getattr(self, name), std=0.02)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute the features of a batch of images.
@@ -188,80 +166,44 @@ class HieraTrunk(nn.Module):
             ValueError: If ``x`` is not 4-D, has other channels, or is empty.
         """
         self._check_image(x)
-        memory_format = _memory_format(x)
+        memory_format = memory_format_of(x)
         height, width = x.shape[-2:]
-        window_grid = (_ceil_div(height, WINDOW_PIXELS), _ceil_div(width, WINDOW_PIXELS))
-        padding = (
-            window_grid[0] * WINDOW_PIXELS - height,
-            window_grid[1] * WINDOW_PIXELS - width,
-        )
-        if padding != (0, 0):
-            x = F.pad(x, (0, padding[1], 0, padding[0]))
-
+        grid = (-(-height // UNIT_PIXELS), -(-width // UNIT_PIXELS))
+        padding = (0, grid[1] * UNIT_PIXELS - width, 0, grid[0] * UNIT_PIXELS - height)
+        if any(padding):
+            x = F.pad(x, padding)
         # Tokens have their channels last, so this is how the stem had best make them.
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = to_windows(self.patch_embed(x)) + self._position_tokens(window_grid)
-        maps: dict[int, torch.Tensor] = {}
-        for blocks in self._runs:
-            x, finished = self._forward_run(x, window_grid, blocks, memory_format)
-            maps |= finished
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        x = to_units(x + self._position((grid[0] * MASK_UNIT, grid[1] * MASK_UNIT)), grid)
+
+        if strips.apply_to(self, x):
+            maps = strips.run(self, x, grid)
+        else:
+            maps = []
+            for index, block in enumerate(self.blocks):
+                if self.with_cp and self.training and torch.is_grad_enabled():
+                    x = checkpoint(block, x, grid, use_reentrant=False)
+                else:
+                    x = block(x, grid)
+                if index in self.stage_after:
+                    maps.append(self.output(index, x, grid))
         features = []
-        for stage in self.out_indices:
-            rows, columns = (_ceil_div(side, STRIDES[stage]) for side in (height, width))
-            feature = maps[stage][..., :rows, :columns]
+        for stage, feature in zip(self.out_indices, maps, strict=True):
+            rows, columns = (-(-side // STRIDES[stage]) for side in (height, width))
+            feature = feature[..., :rows, :columns]
             features.append(feature.contiguous(memory_format=memory_format))
         return tuple(features)
 
-    def _forward_run(
-        self,
-        x: torch.Tensor,
-        window_grid: tuple[int, int],
-        blocks: range,
-        memory_format: torch.memory_format,
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """Run consecutive blocks of the same windows.
+    def output(self, index: int, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Return the map of the stage that ends with block ``index``, normed if there are norms."""
+        if self.out_norms:
+            x = self.out_norms[str(self.stage_after[index])](x)
+        return to_image(x, grid)
 
-        Returns:
-            The tokens, and the map of each stage of ``out_indices`` that ends with a block.
-        """
-        window = self.blocks[blocks[0]].attn.window
-        whole = self.training or window == 0
-        tokens: list[torch.Tensor] = []
-        maps: dict[int, list[torch.Tensor]] = {}
-        for strip, grid in strips(x, window_grid, max(1, window), MLP_RATIO, whole):
-            for index in blocks:
-                block = self.blocks[index]
-                if self.with_cp and self.training and torch.is_grad_enabled():
-                    strip = checkpoint(block, strip, grid, use_reentrant=False)
-                else:
-                    strip = block(strip, grid)
-                stage = self._stage_ending_with.get(index)
-                if stage in self.out_indices:
-                    out = self.out_norms[str(stage)](strip) if self.out_norms else strip
-                    image = to_image(out, grid).contiguous(memory_format=memory_format)
-                    maps.setdefault(stage, []).append(image)
-            tokens.append(strip)
-        return join(tokens, dim=1), {stage: join(parts, dim=2) for stage, parts in maps.items()}
-
-    def _position_tokens(self, window_grid: tuple[int, int]) -> torch.Tensor:
-        """Return the position embedding in window-major order, ``(1, windows, 64, dim)``."""
-        grid = (window_grid[0] * MASK_UNIT, window_grid[1] * MASK_UNIT)
+    def _position(self, grid: tuple[int, int]) -> torch.Tensor:
+        """Return the position embedding of a map of ``grid`` tokens, ``(1, dim, *grid)``."""
         parameters = {name: getattr(self, name) for name in self.position_names}
-        sources = tuple(parameters.values())
-
-        def make() -> torch.Tensor:
-            return to_windows(self.position.resize(parameters, grid))
-
-        # Elsewhere than on a CPU the comparison that keeps the cache true would make the program
-        # wait for the device, which costs more than resizing there.
-        cacheable = (
-            not self.training
-            and not (torch.is_grad_enabled() and any(p.requires_grad for p in sources))
-            and all(p.device.type == 'cpu' for p in sources)
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-        )
-        return self._position_cache.get(grid, sources, make) if cacheable else make()
+        return self.position.resize(parameters, grid)
 
     def _check_image(self, x: torch.Tensor) -> None:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
@@ -305,11 +247,7 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     return indices
 
 
-def _memory_format(x: torch.Tensor) -> torch.memory_format:
+def memory_format_of(x: torch.Tensor) -> torch.memory_format:
     """Return the format of an image, as a convolution tells it."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 
+from ..errors import did_you_mean
 from .layout import MASK_UNIT
-from .names import did_you_mean
 from .position import AbsoluteWin, PositionEmbedding, WindowAligned, make_position_embedding
 
 NUM_STAGES = 4

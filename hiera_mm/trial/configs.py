@@ -10,9 +10,8 @@ from typing import Any
 from mmengine.config import Config
 
 from ..engine.config import load_config, walk
-from ..errors import ConfigError, UserError
-from ..network.names import nearest
-from ..network.trunk import WINDOW_PIXELS
+from ..errors import ConfigError, UserError, nearest
+from ..network.trunk import UNIT_PIXELS
 
 TOOLBOXES = ('mmdet', 'mmseg')
 RGB = 3
@@ -160,8 +159,8 @@ def parse_size(values: Sequence[int]) -> Size:
             f'{given}: a size is one number for a square or height and width, such as '
             '--size 800 1344. Repeat --size for several sizes.'
         )
-    if min(values) < WINDOW_PIXELS:
-        raise UserError(f'{given}: a side must be at least {WINDOW_PIXELS} pixels.')
+    if min(values) < UNIT_PIXELS:
+        raise UserError(f'{given}: a side must be at least {UNIT_PIXELS} pixels.')
     return values[0], values[-1]
 
 
@@ -183,7 +182,7 @@ def test_size(cfg: Config) -> Size:
         sizes = [_size(step, key) for step in steps if step.get('type') == kind]
         known = [size for size in sizes if size is not None]
         if known:
-            height, width = (-(-side // WINDOW_PIXELS) * WINDOW_PIXELS for side in known[-1])
+            height, width = (-(-side // UNIT_PIXELS) * UNIT_PIXELS for side in known[-1])
             return height, width
     raise ConfigError(
         f'{cfg.filename} has no Resize with a scale and no Pad with a size in its test pipeline: '

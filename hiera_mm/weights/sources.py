@@ -21,8 +21,7 @@ from filelock import FileLock
 from mmengine.logging import print_log
 from tqdm import tqdm
 
-from ..errors import CheckpointError, listing
-from ..network.names import did_you_mean
+from ..errors import CheckpointError, did_you_mean, listing
 from .catalog import CATALOG, NON_COMMERCIAL, entry_of
 from .reading import FOLDER_FILES, not_weights, read_index
 

@@ -1,40 +1,17 @@
-import copy
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hiera_mm.network import HieraTrunk
 from hiera_mm.network.position import (
     KINDS,
     Absolute,
     AbsoluteWin,
     AbsoluteWinRecursive,
-    EvaluationCache,
     kind_of,
     make_position_embedding,
 )
-
-
-@pytest.fixture
-def trunk(small_arch):
-    return HieraTrunk(small_arch).eval()
-
-
-def counting_resize(trunk, monkeypatch):
-    """Count how often the position embedding of ``trunk`` is really computed."""
-    calls = []
-    resize = trunk.position.resize
-
-    def counted(parameters, grid):
-        calls.append(grid)
-        return resize(parameters, grid)
-
-    monkeypatch.setattr(type(trunk.position), 'resize', lambda _, *args: counted(*args))
-    return calls
 
 
 def test_the_training_map_is_returned_as_learnt():
@@ -48,7 +25,8 @@ def test_other_maps_are_resized_bicubically(grid):
     learnt = torch.randn(1, 56 * 56, 4, dtype=torch.float64)
     out = Absolute().resize({'pos_embed': learnt}, grid)
     image = learnt.reshape(1, 56, 56, 4).permute(0, 3, 1, 2)
-    assert torch.equal(out, F.interpolate(image, grid, mode='bicubic', align_corners=False))
+    expected = F.interpolate(image, grid, mode='bicubic', align_corners=False)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
 def test_half_precision_is_resized_in_float32():
@@ -63,88 +41,6 @@ def test_half_precision_is_resized_in_float32():
 def test_an_unknown_kind_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'absolute'"):
         make_position_embedding('absolut')
-
-
-def test_evaluation_resizes_once_per_size(trunk, monkeypatch):
-    calls = counting_resize(trunk, monkeypatch)
-    with torch.no_grad():
-        for size in [(64, 32), (32, 64), (64, 32), (60, 30)]:
-            trunk(torch.randn(1, 3, *size))
-    assert calls == [(16, 8), (8, 16)]
-
-
-@pytest.mark.parametrize(
-    'change',
-    [
-        lambda p: p.data.mul_(2),
-        lambda p: p.data.copy_(torch.randn_like(p)),
-        lambda p: setattr(p, 'data', torch.randn_like(p)),
-        lambda p: p.detach().numpy().fill(1),
-        lambda p: torch.nn.init.normal_(p),
-    ],
-    ids=['in place', 'copy', 'new data', 'numpy', 'init'],
-)
-def test_the_cache_sees_every_kind_of_weight_change(trunk, change):
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        before = trunk(image)
-        change(trunk.pos_embed)
-        after = trunk(image)
-        fresh = copy.deepcopy(trunk)(image)
-    assert not torch.equal(before[0], after[0])
-    assert all(torch.equal(a, b) for a, b in zip(after, fresh, strict=True))
-
-
-def test_a_loaded_checkpoint_and_another_dtype_are_seen(trunk, small_arch):
-    image = torch.randn(1, 3, 64, 64)
-    other = HieraTrunk(small_arch).eval()
-    with torch.no_grad():
-        trunk(image)
-        trunk.load_state_dict(other.state_dict())
-        assert torch.equal(trunk(image)[3], other(image)[3])
-        assert trunk.double()(image.double())[0].dtype == torch.float64
-
-
-def test_gradients_reach_the_embedding_in_evaluation_too(trunk):
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        trunk(image)  # fills the cache
-    trunk(image)[0].sum().backward()
-    assert trunk.pos_embed.grad.abs().sum() > 0
-
-
-def test_training_never_uses_the_cache(trunk, monkeypatch):
-    calls = counting_resize(trunk, monkeypatch)
-    trunk.train()
-    with torch.no_grad():
-        trunk(torch.randn(1, 3, 32, 32))
-        trunk(torch.randn(1, 3, 32, 32))
-    assert len(calls) == 2
-
-
-def test_features_made_in_inference_mode_do_not_poison_later_training(trunk):
-    image = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        trunk(image)
-    trunk.pos_embed.requires_grad_(False)
-    trunk(image)[3].sum().backward()
-    assert trunk.patch_embed.proj.weight.grad is not None
-
-
-def test_the_cache_forgets_the_oldest_and_is_not_copied():
-    cache = EvaluationCache(capacity=2)
-    source = (torch.ones(1),)
-    made = []
-
-    def get(grid):
-        return cache.get(grid, source, lambda: made.append(grid) or torch.zeros(grid))
-
-    for grid in [(1, 1), (2, 2), (1, 1), (3, 3), (1, 1), (2, 2)]:
-        get(grid)
-    assert made == [(1, 1), (2, 2), (3, 3), (2, 2)]
-    for copied in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
-        assert not copied._entries
-        assert copied._capacity == 2
 
 
 def parameters_of(embedding, dim=3):

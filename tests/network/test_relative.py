@@ -6,17 +6,20 @@ import torch.nn.functional as F
 
 from hiera_mm.network import HieraTrunk
 from hiera_mm.network.block import Attention
-from hiera_mm.network.layout import coordinates, to_image
-from hiera_mm.network.relative import attend_with_relative_position
+from hiera_mm.network.layout import to_image
+from hiera_mm.network.relative import attend_with_relative_position, coordinate
 
 SMALL = dict(embed_dim=16, num_heads=2, depths=(1, 2, 2, 1))
 
 
-def by_definition(q, k, v, tables, window_grid):
+def by_definition(q, k, v, tables, grid):
     """Every pair's bias, one by one."""
-    windows = math.prod(window_grid)
-    at_query = coordinates(window_grid, q.shape[2] // windows, q.device)
-    at_key = coordinates(window_grid, k.shape[2] // windows, q.device)
+    units = math.prod(grid)
+    query_side, key_side = (math.isqrt(x.shape[2] // units) for x in (q, k))
+    at_query, at_key = (
+        [coordinate(axis, grid, side, q.device) for axis in (0, 1)]
+        for side in (query_side, key_side)
+    )
     step = math.isqrt(k.shape[2] // q.shape[2])
     logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
     for axis in (0, 1):
@@ -33,15 +36,15 @@ def random(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize('window_grid', [(1, 1), (2, 3), (3, 1)])
+@pytest.mark.parametrize('grid', [(1, 1), (2, 3), (3, 1)])
 @pytest.mark.parametrize('pool', [False, True])
-def test_it_is_the_definition(window_grid, pool):
-    tokens = 4 * math.prod(window_grid)
+def test_it_is_the_definition(grid, pool):
+    tokens = 4 * math.prod(grid)
     k, v = random(2, 2, tokens, 5), random(2, 2, tokens, 5)
     q = random(2, 2, tokens // 4 if pool else tokens, 5)
     tables = (random(7, 5), random(7, 5))
-    out = attend_with_relative_position(q, k, v, tables, window_grid)
-    torch.testing.assert_close(out, by_definition(q, k, v, tables, window_grid), rtol=0, atol=1e-12)
+    out = attend_with_relative_position(q, k, v, tables, grid)
+    torch.testing.assert_close(out, by_definition(q, k, v, tables, grid), rtol=0, atol=1e-12)
 
 
 @pytest.mark.peers
@@ -119,3 +122,28 @@ def test_compiles_without_a_graph_break():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="rel_pos must be 'global' or None, got 'local'"):
         HieraTrunk(SMALL, rel_pos='local')
+
+
+@pytest.mark.parametrize('side', [1, 2, 4, 8])
+def test_coordinates_are_places_on_the_map(side):
+    for axis in (0, 1):
+        places = coordinate(axis, (2, 3), side, torch.device('cpu'))
+        image = to_image(places.reshape(1, 6, side * side, 1), (2, 3))[0, 0]
+        expected = torch.meshgrid(*map(torch.arange, image.shape), indexing='ij')[axis]
+        assert torch.equal(image, expected)
+
+
+@pytest.mark.parametrize('grid', [(1, 1), (2, 3), (5, 4)])
+def test_the_fused_kernels_take_its_channels(grid, monkeypatch):
+    widths = []
+
+    def attend(q, k, v, **options):
+        widths.append((q.shape[-1], k.shape[-1], v.shape[-1]))
+        return v[..., : q.shape[2], :]
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', attend)
+    tokens = 4 * math.prod(grid)
+    x = random(1, 1, tokens, 12)
+    attend_with_relative_position(x, x, x, (random(7, 12), random(7, 12)), grid)
+    assert len(set(widths[0])) == 1
+    assert widths[0][0] % 8 == 0

@@ -7,7 +7,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hiera_mm.network import HieraTrunk
-from hiera_mm.network.layout import to_image
 from hiera_mm.network.position import (
     KINDS,
     Absolute,
@@ -166,15 +165,3 @@ def test_gradients_reach_every_part(kind, grid):
     out = form.resize(parameters, grid)
     (out * torch.randn_like(out)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters.values())
-
-
-@pytest.mark.parametrize('kind', KINDS)
-@settings(max_examples=8, deadline=None)
-@given(grid=learnt_grids)
-def test_the_trunk_adds_what_the_form_gives(kind, grid):
-    trunk = trunk_of(kind, 'release')
-    parameters = {name: getattr(trunk, name) for name in trunk.position_names}
-    units = (grid[0] // 8, grid[1] // 8)
-    with torch.no_grad():
-        added = to_image(trunk._position_tokens(units), units)
-        assert torch.equal(added, trunk.position.resize(parameters, grid))

@@ -43,7 +43,7 @@ def test_a_difference_is_seen(monkeypatch):
     if not peer.installed:
         pytest.skip(f'{peer.package} is not installed')
     monkeypatch.setattr(
-        'hiera_mm.network.block.pool_queries', lambda x: x.unflatten(-2, (-1, 4))[..., 0, :]
+        'hiera_mm.network.block.max_pool', lambda x: x.unflatten(-2, (-1, 4))[..., 0, :]
     )
     (done,) = compare(peer, 'tiny')
     assert done.differences[0] <= LIMIT  # nothing is pooled in the first stage
