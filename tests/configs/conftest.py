@@ -1,16 +1,31 @@
-"""Data small enough for every config to be tried on it."""
+"""The configs, read once, and data small enough for every one of them to be tried on it."""
+
+from __future__ import annotations
 
 import importlib.util
 import json
 import sys
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from demo.shapes import SEG_CLASSES, THING_CLASSES, make_shapes
+from demo.shapes import STUFF_CLASSES, make_shapes
+
+ROOT = Path(__file__).parents[2] / 'configs'
+
+
+@pytest.fixture(scope='session')
+def load():
+    """A function that reads a config, by its path below configs/, and gives a copy to change."""
+    read = cache(Config.fromfile)
+    return lambda name: deepcopy(read(ROOT / name))
 
 
 @pytest.fixture(scope='session')
@@ -32,57 +47,38 @@ def panoptic(shapes, tmp_path_factory):
         {'id': 1 + i, 'name': name, 'isthing': int(name in names['thing_classes'])}
         for i, name in enumerate(names['classes'])
     ]
-    stuff = {  # what is no thing in a label map, to COCO's first kinds of stuff
-        1 + SEG_CLASSES.index(name): 1 + len(names['thing_classes']) + i
-        for i, name in enumerate(n for n in SEG_CLASSES if n not in THING_CLASSES)
-    }
+    first_stuff = 1 + len(names['thing_classes'])
     for split in ('training', 'validation'):
         coco = COCO(shapes.instances(split))
         (root / split).mkdir()
         annotations = []
         for image in coco.imgs.values():
-            stem = image['file_name'].removesuffix('.jpg')
-            labels = cv2.imread(str(shapes.labels(split) / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
-            ids, segments = np.zeros(labels.shape, np.uint32), []
-            for label, category in stuff.items():
-                ids[labels == label] = 1000 + label
-                segments.append(segment(1000 + label, category, labels == label))
-            for thing in coco.imgToAnns[image['id']]:
-                mask = coco.annToMask(thing).astype(bool)
-                ids[mask] = thing['id']
-                category = thing['category_id']
-                segments.append(segment(thing['id'], category, mask, thing['iscrowd']))
+            name = Path(image['file_name']).with_suffix('.png').name
+            labels = cv2.imread(str(shapes.labels(split) / name), cv2.IMREAD_UNCHANGED)
+            segments = [
+                (1000 + i, first_stuff + i, 0, (labels == 1 + i).astype(np.uint8))
+                for i in range(len(STUFF_CLASSES))
+            ]
+            segments += [
+                (thing['id'], thing['category_id'], thing['iscrowd'], coco.annToMask(thing))
+                for thing in coco.imgToAnns[image['id']]
+            ]
+            ids = np.zeros(labels.shape, np.uint32)
+            found = []
+            for number, category, crowd, mask in segments:
+                if mask.any():
+                    ids[mask > 0] = number
+                    box, area = list(cv2.boundingRect(mask)), int(mask.sum())
+                    found.append(
+                        dict(id=number, category_id=category, iscrowd=crowd, bbox=box, area=area)
+                    )
             colours = np.stack([ids // 256**i % 256 for i in (2, 1, 0)], axis=-1)  # in BGR
-            cv2.imwrite(str(root / split / f'{stem}.png'), colours.astype(np.uint8))
-            annotations.append(
-                {
-                    'image_id': image['id'],
-                    'file_name': f'{stem}.png',
-                    'segments_info': [s for s in segments if (ids == s['id']).any()],
-                }
-            )
-        content = {
-            'images': list(coco.imgs.values()),
-            'annotations': annotations,
-            'categories': categories,
-        }
+            cv2.imwrite(str(root / split / name), colours.astype(np.uint8))
+            annotations.append(dict(image_id=image['id'], file_name=name, segments_info=found))
+        images = list(coco.imgs.values())
+        content = dict(images=images, annotations=annotations, categories=categories)
         (root / f'{split}.json').write_text(json.dumps(content))
     return root
-
-
-def segment(number, category, mask, crowd=0):
-    rows, columns = np.nonzero(mask)
-    box = [0, 0, 0, 0]
-    if rows.size:
-        x, y = int(columns.min()), int(rows.min())
-        box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
-    return {
-        'id': number,
-        'category_id': category,
-        'iscrowd': crowd,
-        'bbox': box,
-        'area': int(mask.sum()),
-    }
 
 
 @pytest.fixture
@@ -95,12 +91,7 @@ def panopticapi(monkeypatch):
     if 'panopticapi' in sys.modules or importlib.util.find_spec('panopticapi'):
         return
     package, utils = ModuleType('panopticapi'), ModuleType('panopticapi.utils')
-
-    def rgb2id(colours):
-        red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
-        return red + 256 * green + 256**2 * blue
-
-    utils.rgb2id = rgb2id
+    utils.rgb2id = lambda colours: colours.astype(np.int64) @ [1, 256, 256**2]
     package.utils = utils
     monkeypatch.setitem(sys.modules, 'panopticapi', package)
     monkeypatch.setitem(sys.modules, 'panopticapi.utils', utils)
