@@ -24,6 +24,7 @@ from hiera_mm.engine.data_checks import check_data
 from hiera_mm.engine.launch import replace_sync_norms
 from hiera_mm.network import VARIANTS
 from hiera_mm.network.variants import resolve_variant
+from hiera_mm.trial.models import without_weights
 from hiera_mm.weights.catalog import CATALOG
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -92,12 +93,8 @@ def build(config):
     scope = config.default_scope
     import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
     models = import_module(f'{scope}.registry').MODELS
-    model = deepcopy(config.model)
-    for node in walk(model):
-        if node.get('type') == 'Hiera':
-            node['init_cfg'] = None
     with DefaultScope.overwrite_default_scope(scope):
-        return models.build(model)
+        return models.build(without_weights(deepcopy(config.model)))
 
 
 @pytest.fixture(scope='module')

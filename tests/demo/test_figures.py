@@ -124,10 +124,10 @@ def test_label_maps_are_drawn_below_their_image(shapes, tmp_path, drawn):
 
 
 def test_pixels_of_no_class_get_the_last_colour(tmp_path):
-    cv2.imwrite(str(tmp_path / 'map.png'), np.array([[0, 1, 2, 3, 255]], np.uint8))
+    cv2.imwrite(str(tmp_path / 'map.png'), np.array([[0, 1, 2, 3, 4, 255]], np.uint8))
     red, green, black = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)
     painted = paint_labels(tmp_path / 'map.png', dict(cat=red, dog=green, unlabelled=black))
-    np.testing.assert_array_equal(painted, [[black, red, green, black, black]])
+    np.testing.assert_array_equal(painted, [[black, red, green, black, black, black]])
 
 
 @pytest.mark.parametrize('task', [DETECTOR, SEGMENTER])

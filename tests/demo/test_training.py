@@ -113,6 +113,7 @@ def test_resumed_start_replaces_what_was_lost(tmp_path, log_start):
             {'loss': 9.0, 'step': 10},
             {'mIoU': 10.0, 'step': 10},
             {'loss': 8.0, 'step': 20},
+            {'mIoU': 20.0, 'step': 20},
             {'loss': 7.0, 'step': 30},
             {'mIoU': 30.0, 'step': 30},
         ],
