@@ -1,7 +1,8 @@
-"""Shared by the tests of the engine: a little data, two tasks on it, and a trap."""
+"""Shared by the tests of the engine: a little data, and two tasks on it."""
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def make_task(name: str, shapes: ShapesPaths, work_dir: Path, **options: Any) ->
         quick[f'{split}_dataloader.persistent_workers'] = False
         quick[f'{split}_dataloader.dataset.data_root'] = str(shapes.root)
     return Task(CONFIGS / 'demo' / name, {**quick, **options}, work_dir)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_runners():
+    """Leave out what takes most of the time of so short a training, and is not tested here."""
+    gc.collect()
+    gc.freeze()  # mmengine collects garbage for each data set, among all that was imported
+    with pytest.MonkeyPatch.context() as patch:
+        # The layout of a config's text, which is written five times in a training.
+        for module in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):  # one of each stack
+            layout = f'{module}.FormatCode'
+            patch.setattr(layout, lambda text, **_: (text, False), raising=False)
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -1,18 +1,18 @@
 """Trains, is killed, goes on, is killed again: `killed.py CONFIG FOLDER KILLS`.
 
-Each attempt is a process of its own. They are forked from one that has imported everything, since
-importing takes longer than the training.
+Each attempt is a process of its own, which kills itself at a chosen moment. They are forked from
+one that has imported everything, since importing takes longer than the training.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import random
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -25,30 +25,35 @@ from hiera_mm.engine import checkpoints, train
 
 importlib.import_module('mmseg.apis')
 SAVING = 'in the middle of a checkpoint'
-STARTING = 'while starting'
-start_read, start_write = os.pipe()
 finished: list[int] = []
 
 
 @HOOKS.register_module()
-class TellStart(Hook):
-    """Tells the parent process that the first iteration is about to begin."""
+class KillAfter(Hook):
+    """Kills its process after some iterations, before a checkpoint of the last one is written."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
 
     def before_train(self, runner: Runner) -> None:
-        """Tell it."""
-        os.write(start_write, b'!')
+        """Count from where the training goes on."""
+        self.last = runner.iter + self.iterations
+        if not self.iterations:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
+        """Kill it."""
+        if runner.iter + 1 == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def attempt(config: str, folder: Path, kill: float | str | None) -> float | None:
-    """Train in a child process and kill it.
+def attempt(config: str, folder: Path, kill: int | str | None) -> bool:
+    """Train in a child process that kills itself; return whether it came to the end all the same.
 
     Args:
         config: The config.
         folder: The work dir.
-        kill: After how many seconds of training, or another moment; None for never.
-
-    Returns:
-        How many seconds it trained if it came to the end, else None.
+        kill: After how many iterations, or `SAVING`; None for never.
     """
     child = os.fork()
     if child == 0:
@@ -57,27 +62,21 @@ def attempt(config: str, folder: Path, kill: float | str | None) -> float | None
             log = (folder.parent / 'log.txt').open('a')
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+            options = {}
             if kill == SAVING:
                 checkpoints.os.fsync = die_halfway
-            train(config, work_dir=str(folder), resume='auto')
+            elif kill is not None:
+                options['custom_hooks'] = [dict(type='KillAfter', iterations=kill)]
+            train(config, work_dir=str(folder), resume='auto', cfg_options=options)
             code = 0
         except Exception:
             traceback.print_exc()
         finally:
             os._exit(code)
-    if kill == STARTING:
-        time.sleep(0.5)
-    else:
-        os.read(start_read, 1)
-    started = time.monotonic()
-    if isinstance(kill, float):
-        time.sleep(kill)
-    if kill not in (SAVING, None):
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         sys.exit(f'the training failed:\n{(folder.parent / "log.txt").read_text()[-4000:]}')
-    return time.monotonic() - started if os.WIFEXITED(status) else None
+    return os.WIFEXITED(status)
 
 
 def die_halfway(descriptor: int) -> None:
@@ -91,13 +90,14 @@ def die_halfway(descriptor: int) -> None:
 def main() -> None:
     """Train once undisturbed, then with kills; report what was left after each of them."""
     config, root, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    gc.freeze()  # what was imported is not looked through in each child
     draw = random.Random(0)
-    mean = attempt(config, root / 'whole', None) / kills  # seconds of training for each kill
-    moments = [draw.uniform(0, 2) * mean for _ in range(kills)]
-    moments[kills // 3], moments[kills // 2] = SAVING, STARTING
+    moments = [draw.randint(1, 3) for _ in range(kills)]
+    moments[1], moments[2] = SAVING, 0
+    attempt(config, root / 'whole', None)
     left = []
     for moment in moments:
-        if attempt(config, root / 'killed', moment) is not None:
+        if attempt(config, root / 'killed', moment):
             break  # there was nothing left to kill
         left.append([moment, sorted(path.name for path in (root / 'killed').glob('*.pth*'))])
     attempt(config, root / 'killed', None)

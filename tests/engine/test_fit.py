@@ -49,14 +49,9 @@ def state(**tensors: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
     return OrderedDict((name.replace('__', '.'), tensor) for name, tensor in tensors.items())
 
 
-def test_own_weights_fit():
-    found = fit(Net(), Net().state_dict())
-    assert found.complete
-    assert found.share == 1
-    assert found.total == 12
-
-
 def test_misfits_are_named():
+    own = fit(Net(), Net().state_dict())
+    assert (own.complete, own.share, own.total) == (True, 1, 12)
     weights = Net(classes=5).state_dict()
     del weights['body.layers.0.bias']
     weights['extra'] = torch.ones(1)
@@ -97,9 +92,7 @@ def test_state_dict_of():
     assert list(state_dict_of(weights, 'x.pth')) == ['a', 'b']
     with pytest.raises(CheckpointError, match=r"expected a key 'state_dict'.*found model_state"):
         state_dict_of({'model_state': weights}, 'x.pth')
-
-
-def test_module_versions_are_kept():
+    # The versions of the modules are kept.
     weights = nn.BatchNorm1d(2).state_dict()
     assert state_dict_of({'state_dict': weights}, 'x.pth')._metadata[''] == {'version': 2}
 

@@ -62,22 +62,21 @@ def test_score_threshold(trained_detector, shapes, tmp_path, monkeypatch):
     assert [path.name for path in found.drawings] == [image.name]
 
 
-def test_malicious_checkpoint(detector, shapes, trap, tmp_path):
+def test_checkpoints_that_are_refused(trained_detector, segmenter, shapes, trap, tmp_path):
     path, marker = trap()
-    with pytest.raises(CheckpointError, match='nothing in it was run'):
-        predict(detector.config, path, shapes.images('validation'), tmp_path / 'out')
+    for checkpoint, message in [
+        (trained_detector.checkpoint, 'belongs to another model'),
+        (path, 'nothing in it was run'),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            predict(
+                segmenter.config,
+                checkpoint,
+                shapes.images('validation'),
+                tmp_path / 'out',
+                cfg_options=segmenter.options,
+            )
     assert not marker.exists()
-
-
-def test_other_model(trained_detector, segmenter, shapes, tmp_path):
-    with pytest.raises(CheckpointError, match='belongs to another model'):
-        predict(
-            segmenter.config,
-            trained_detector.checkpoint,
-            shapes.images('validation'),
-            tmp_path / 'out',
-            cfg_options=segmenter.options,
-        )
 
 
 def test_source_without_images(tmp_path):

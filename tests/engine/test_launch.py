@@ -28,15 +28,11 @@ def make_config(launcher: str) -> Config:
     )
 
 
-def test_one_process_needs_nothing(joined):
+def test_one_process_needs_nothing_and_has_nothing_to_share(joined):
     cfg = make_config('none')
     launch.prepare_processes(cfg)
     assert cfg.to_dict() == make_config('none').to_dict()
     assert not joined
-
-
-def test_one_process_has_nothing_to_share():
-    cfg = make_config('none')
     cfg.strategy = dict(type='HieraFSDPStrategy')
     with pytest.raises(ConfigError, match='over several processes'):
         launch.prepare_processes(cfg)
@@ -52,12 +48,9 @@ def test_processes_without_gpus_are_joined_by_gloo(joined, logged):
     assert '1 synchronised norms' in logged[0]
 
 
-def test_other_launchers_need_gpus(joined):
+def test_processes_that_were_not_started_as_said(joined, monkeypatch):
     with pytest.raises(ConfigError, match='--launcher slurm needs GPUs'):
         launch.prepare_processes(make_config('slurm'))
-
-
-def test_launcher_without_torchrun(joined, monkeypatch):
     monkeypatch.delenv('RANK')
     with pytest.raises(ConfigError, match='torchrun'):
         launch.prepare_processes(make_config('pytorch'))

@@ -135,19 +135,21 @@ STOPS = {'epochs, saved inside them': 1}
 
 @pytest.mark.parametrize(
     ('kind', 'schedule'),
-    [('detector', 'iterations'), *(('segmenter', schedule) for schedule in SCHEDULES)],
+    [
+        ('segmenter', 'iterations, and ends of epochs'),
+        ('segmenter', 'epochs, saved inside them'),
+        pytest.param('segmenter', 'epochs', marks=pytest.mark.slow),
+        pytest.param('segmenter', 'iterations', marks=pytest.mark.slow),
+        pytest.param('detector', 'iterations', marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_training_ends_the_same(request, tmp_path, kind, schedule):
     task = request.getfixturevalue(kind)
     config = tmp_path / 'config.py'
     alone = 'alone = dict(num_workers=0, persistent_workers=False)'
     config.write_text(f'{alone}\n_base_ = {str(task.config)!r}\n{SCHEDULES[schedule]}')
-    options = {
-        key: value
-        for key, value in task.options.items()
-        if not key.startswith(('train_cfg', 'default_hooks', 'train_dataloader.num_workers'))
-        and key != 'train_dataloader.persistent_workers'
-    }
+    replaced = ('train_cfg', 'default_hooks', 'train_dataloader.num', 'train_dataloader.persistent')
+    options = {key: value for key, value in task.options.items() if not key.startswith(replaced)}
     options |= {'model.backbone.drop_path_rate': 0.3, 'randomness.seed': None}
     if kind == 'detector':
         options['train_dataloader.batch_size'] = 1
