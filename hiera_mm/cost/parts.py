@@ -39,12 +39,9 @@ class Parts:
     def parameters(self) -> Counter[str]:
         """Return the number of parameters of each part; one that is shared counts once."""
         counts = Counter(dict.fromkeys(self.owners.values(), 0))
-        seen: set[int] = set()
-        for module in self._model.modules():
-            for parameter in module.parameters(recurse=False):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    counts[self.owners[module]] += parameter.numel()
+        for name, parameter in self._model.named_parameters():
+            module = self._model.get_submodule(name.rpartition('.')[0])
+            counts[self.owners[module]] += parameter.numel()
         return counts
 
     def _divide(self, module: nn.Module, path: str) -> None:

@@ -118,32 +118,13 @@ def write_csv(costs: Sequence[Cost], file: Path) -> None:
 
 
 _HEAD = (
-    'config',
-    'size',
-    'parameters (M)',
-    'backbone GFLOPs',
-    'rest GFLOPs',
-    'total GFLOPs',
-    'activations (MiB)',
-    'images/s',
-    'peak (MiB)',
-    'training images/s',
-    'training peak (MiB)',
-)
+    'config', 'size', 'parameters (M)', 'backbone GFLOPs', 'rest GFLOPs', 'total GFLOPs',
+    'activations (MiB)', 'images/s', 'peak (MiB)', 'training images/s', 'training peak (MiB)',
+)  # fmt: skip
 _CSV_HEAD = (
-    'config',
-    'height',
-    'width',
-    'part',
-    'parameters',
-    'multiply_adds',
-    'attention_multiply_adds',
-    'activation_bytes',
-    'seconds',
-    'peak_bytes',
-    'training_seconds',
-    'training_peak_bytes',
-)
+    'config', 'height', 'width', 'part', 'parameters', 'multiply_adds', 'attention_multiply_adds',
+    'activation_bytes', 'seconds', 'peak_bytes', 'training_seconds', 'training_peak_bytes',
+)  # fmt: skip
 
 
 def _cells(part: Part, total: Part) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from ..errors import ConfigError
 from .configs import RGB, Size, image_channels, loads_masks
 
 BATCH = 2  # norms over a batch need more than one value
-OBJECTS = ((8, 8, 72, 60), (40, 30, 120, 110), (20, 70, 60, 120))  # boxes, for a side of 128
+OBJECTS = ((8, 8, 72, 60), (40, 30, 120, 110), (20, 70, 60, 120))  # boxes in an image of SIDE
+SIDE = 128
 IGNORED = 255
 
 Batch = dict[str, Any]
@@ -115,7 +116,7 @@ def _detection_sample(index: int, size: Size, *, masks: bool) -> Any:
     from mmdet.structures.mask import BitmapMasks
 
     side = min(size)
-    boxes = torch.tensor(OBJECTS, dtype=torch.float32) * (side / 128)
+    boxes = torch.tensor(OBJECTS, dtype=torch.float32) * (side / SIDE)
     bitmaps = np.zeros((len(boxes), *size), np.uint8)
     semantic = np.full((1, *size), IGNORED, np.uint8)
     for bitmap, (x1, y1, x2, y2) in zip(bitmaps, boxes.int().tolist(), strict=True):

@@ -140,6 +140,17 @@ def test_products_of_batches_outside_attention_are_not_attention():
     assert counts.attention.total() == 0
 
 
+def test_products_with_a_weight_inside_attention_are_not_attention():
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # torch makes a product of batches of it, all with the same weight.
+            return F.linear(x.transpose(0, 1), torch.rand(3, 4))
+
+    counts = counted(Attention(), torch.rand(5, 2, 4))
+    assert counts.total.total() == 5 * 2 * 4 * 3
+    assert counts.attention.total() == 0
+
+
 def test_sampling_and_deformable_convolution():
     class Sample(nn.Module):
         def forward(self, mode: str) -> torch.Tensor:

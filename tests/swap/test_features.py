@@ -1,6 +1,9 @@
 import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
 
-from hiera_mm.swap.features import Feature, choose_stages
+from hiera_mm.swap.features import Feature, choose_stages, emitted
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,23 @@ def test_the_main_head_reads_the_last_stage(strides, asked, main, stages):
     backbone = {} if asked is None else dict(out_indices=asked)
     features = [Feature(channels=8, stride=stride) for stride in strides]
     assert choose_stages(features, backbone, main)[0] == stages
+
+
+@MODELS.register_module()
+class Counting(nn.Module):
+    """A backbone that reads numbers from tensors while it is built; on the meta device are none."""
+
+    def __init__(self):
+        super().__init__()
+        rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
+        self.convs = nn.ModuleList(nn.Conv2d(3, 16, 1, int(16 * rate)) for rate in rates[1:])
+
+    def forward(self, x):
+        return [conv(x) for conv in self.convs]
+
+
+def test_what_a_backbone_gives_is_found_by_running_it():
+    assert emitted(dict(type='Counting'), 'mmdet') == (Feature(16, 8), Feature(16, 16))
+    assert emitted(dict(type='ResNet', depth=18), 'mmdet') == tuple(
+        Feature(channels, stride) for channels, stride in ((64, 4), (128, 8), (256, 16), (512, 32))
+    )
