@@ -41,7 +41,7 @@ from hiera_mm.trial.configs import Size
 TRAINING_FACTOR = 3
 """A backward pass makes each product of the forward pass twice: for inputs, and for weights."""
 
-VERSIONS = 64
+VERSIONS = 64  # of the compiled code: sizes and contestants
 
 Report = Callable[[str], None]
 Pass = Callable[[], tuple[Tensor, ...]]
@@ -189,12 +189,17 @@ def _time(
             error=error,
             compile_seconds=seconds if setting.compile else None,
         )
+
+    def say(number: int, name: str, seconds: float) -> None:
+        if name in passes:  # products are over in no time
+            report(f'round {number} of {setting.rounds}: {name}: {seconds:.3g} s')
+
     times = measure_rounds(
         {**passes, **products(setting.device, getattr(torch, setting.dtype))},
         setting.rounds,
         warmups=setting.warmups,
         device=setting.device,
-        report=lambda number, name, seconds: report(f'round {number}: {name}: {seconds:.3g} s'),
+        report=say,
     )
     fastest = ceiling(times, setting.device)
     for name in passes:

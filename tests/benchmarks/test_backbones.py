@@ -288,7 +288,7 @@ def test_who_differs_is_not_timed(micro, add_peer):
     assert other['difference'] > 1e-3
     assert not {'seconds', 'flop', 'error', 'memory_bytes', 'time_ratio'} & set(other)
     assert all(row['ceiling_flop_per_second'] > 0 for row in rows)
-    assert sum('round 2: ' in line for line in said) == 4  # two networks, two products
+    assert sum('round 2 of 2: ' in line for line in said) == 2
     assert 'first pass of other.Hiera' not in said
 
 
@@ -467,11 +467,11 @@ def test_the_script_measures_writes_and_goes_on(run_script, micro, add_peer, tmp
     done = run_script('backbones', *options, '--size', 64)
     assert done.returncode == 0, done.stderr
     assert f'| `{OURS}` ' in done.stdout
-    assert '(1/1) micro at 64x64: round 2: ' in done.stderr
+    assert '(1/1) micro at 64x64: round 2 of 2: ' in done.stderr
     assert not (tmp_path / 'backbones.png').exists()
     done = run_script('backbones', *options, '--size', 64, '--size', 64, 96)
     assert done.returncode == 0
-    assert '(2/2) micro at 64x96: round 2: ' in done.stderr
+    assert '(2/2) micro at 64x96: round 2 of 2: ' in done.stderr
     assert 'micro at 64x64' not in done.stderr
     assert (tmp_path / 'backbones.md').read_text().strip() in done.stdout
     assert len((tmp_path / 'backbones.csv').read_text().splitlines()) == 1 + 2 * 2
@@ -481,7 +481,7 @@ def test_the_script_measures_writes_and_goes_on(run_script, micro, add_peer, tmp
     assert 'results of another setting (batch changed)' in done.stderr
     done = run_script('backbones', *options, '--size', 64, '--batch', 2, '--fresh')
     assert done.returncode == 0
-    assert '(1/1) micro at 64x64: round 2: ' in done.stderr
+    assert '(1/1) micro at 64x64: round 2 of 2: ' in done.stderr
     done = run_script('backbones', '--size', 16, '--work-dir', tmp_path / 'new')
     assert done.returncode == 2
     assert 'at least 32 pixels' in done.stderr
