@@ -13,11 +13,7 @@ from .families import Weights
 
 
 def position_of(weights: Weights, path: object) -> PositionEmbedding:
-    """Return the position embedding that a file's parameters belong to.
-
-    Raises:
-        CheckpointError: If there is none, or it has an unknown form.
-    """
+    """Return the position embedding that a file's parameters belong to."""
     learnt = weights.tensors.get('pos_embed')
     window = weights.tensors.get('pos_embed_window')
     if learnt is not None and learnt.ndim == 4 and window is not None:
@@ -80,11 +76,7 @@ def differences(weights: Weights, variant: Variant) -> list[str]:
 
 
 def resolve(weights: Weights, path: object) -> Variant:
-    """Return the variant of weights, for ``arch='auto'``.
-
-    Raises:
-        CheckpointError: If the weights leave more than one possibility, or fit no published Hiera.
-    """
+    """Return the variant of weights, for ``arch='auto'``, if they leave one possibility alone."""
     names = variants_of(weights, path)
     guess = ' or '.join(names)
     if len(names) == 1:
@@ -103,17 +95,8 @@ def resolve(weights: Weights, path: object) -> Variant:
 def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | None:
     """Make sure that weights are those of a network's architecture.
 
-    Args:
-        weights: The weights.
-        network: The network.
-        path: Where the weights come from, for messages.
-
-    Returns:
-        A remark if the network attends in other windows than the weights were trained with, which
-        is allowed in an architecture of the user's own.
-
-    Raises:
-        CheckpointError: If the architectures differ.
+    An architecture of the user's own may attend in other windows than the weights were trained
+    with: then a remark that says so is returned.
     """
     variant = network.variant
     asked = name_of(variant)

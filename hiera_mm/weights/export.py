@@ -23,6 +23,8 @@ from .families import FAMILIES, OUTPUTS, Family, Weights
 from .loading import adapt_position, read
 
 TARGETS = ('release', 'timm', 'transformers', 'sam2', 'ours')
+CONTAINERS = {'release': 'model_state', 'sam2': 'model', 'ours': 'state_dict'}
+"""Under which key a project's torch files keep their weights, if not at the top."""
 SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
 
 
@@ -33,54 +35,14 @@ class Export:
     Attributes:
         family: Whose names are used.
         tensors: Parameters by those names, with the prefix that the project's files have.
-        container: The key under which the project's torch files keep them; None for the top.
-        config: What transformers needs to know of the network beside its weights; None for others.
         left_out: Our names that have no place in that form.
         remarks: What had to be changed.
     """
 
     family: Family
     tensors: dict[str, Tensor]
-    container: str | None
-    config: dict[str, Any] | None
     left_out: list[str]
     remarks: list[str]
-
-
-def export(weights: Weights, variant: Variant, to: str) -> Export:
-    """Put weights into another project's form.
-
-    Args:
-        weights: The weights.
-        variant: Their architecture.
-        to: One of :data:`TARGETS`.
-
-    Returns:
-        The network in that form. Classifiers and decoders do not come along.
-
-    Raises:
-        CheckpointError: If that project has no network like this one.
-    """
-    _require_expressible(weights, variant, to)
-    theirs = architecture.position_of(weights, 'the file')
-    family, ours = _target(variant, theirs, to)
-    tensors = dict(weights.tensors)
-    learnt = {name: tensors.pop(name) for name in theirs.shapes(1)}
-    learnt, done = adapt_position(learnt, theirs, ours)
-    left_out = [n for n in tensors if n.startswith(OUTPUTS) and to != 'ours']
-    prefix = 'image_encoder.trunk.' if to == 'sam2' else ''
-    return Export(
-        family=family,
-        tensors={
-            prefix + family.theirs(name, weights.depths): tensor.contiguous()
-            for name, tensor in {**learnt, **tensors}.items()
-            if name not in left_out
-        },
-        container={'release': 'model_state', 'sam2': 'model', 'ours': 'state_dict'}.get(to),
-        config=_transformers_config(variant, weights, ours) if to == 'transformers' else None,
-        left_out=left_out,
-        remarks=[f'position embedding: {done}'] if done else [],
-    )
 
 
 def convert(
@@ -131,9 +93,32 @@ def convert(
         found = architecture.differences(weights, variant)
         if found:
             raise CheckpointError(f'{source} is not of arch {arch!r}: {", ".join(found)}.')
-    done = export(weights, variant, to)
+    _require_expressible(weights, variant, to)
+    theirs = architecture.position_of(weights, source)
+    family, ours = _target(variant, theirs, to)
+    tensors = dict(weights.tensors)
+    learnt = {name: tensors.pop(name) for name in theirs.shapes(1)}
+    learnt, adapted = adapt_position(learnt, theirs, ours)
+    left_out = [n for n in tensors if n.startswith(OUTPUTS) and to != 'ours']
+    start = 'image_encoder.trunk.' if to == 'sam2' else ''
+    done = Export(
+        family=family,
+        tensors={
+            start + family.theirs(name, weights.depths): tensor.contiguous()
+            for name, tensor in {**learnt, **tensors}.items()
+            if name not in left_out
+        },
+        left_out=left_out,
+        remarks=[f'position embedding: {adapted}'] if adapted else [],
+    )
+    files: dict[Path, Any] = {out: done.tensors}
+    if folder:
+        config = _transformers_config(variant, weights, ours)
+        files = {out / 'model.safetensors': done.tensors, out / 'config.json': config}
+    elif to in CONTAINERS and out.suffix != '.safetensors':
+        files = {out: {CONTAINERS[to]: done.tensors}}
     try:
-        _write(done, out, folder)
+        _write(files, out.parent)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' own too
         raise CheckpointError(f'{out} cannot be written: {error}. Nothing was.') from error
     return done
@@ -205,21 +190,18 @@ def _transformers_config(
     )
 
 
-def _write(done: Export, out: Path, folder: bool) -> None:
-    """Write beside the target and move into place, so that there is never half a file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.converting-') as temporary:
-        files = {out: Path(temporary) / out.name}
-        if folder:
-            files = {out / n: Path(temporary) / n for n in ('model.safetensors', 'config.json')}
-            weights, config = files.values()
-            save_file(done.tensors, weights, metadata={'format': 'pt'})
-            config.write_text(json.dumps(done.config, indent=2) + '\n', encoding='utf-8')
-            out.mkdir(exist_ok=True)
-        elif out.suffix == '.safetensors':
-            save_file(done.tensors, files[out], metadata={'format': 'pt'})
-        else:
-            content = {done.container: done.tensors} if done.container else done.tensors
-            torch.save(content, files[out])
-        for target, made in files.items():
-            made.replace(target)
+def _write(files: Mapping[Path, Any], parent: Path) -> None:
+    """Write beside the targets and move into place, so that there is never half a file."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix='.converting-') as temporary:
+        made = {target: Path(temporary) / target.name for target in files}
+        for target, content in files.items():
+            if target.suffix == '.safetensors':
+                save_file(content, made[target], metadata={'format': 'pt'})
+            elif target.suffix == '.json':
+                made[target].write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+            else:
+                torch.save(content, made[target])
+        for target in files:
+            target.parent.mkdir(exist_ok=True)
+            made[target].replace(target)

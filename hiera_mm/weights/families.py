@@ -25,12 +25,10 @@ mmengine's EMA hook puts the averaged weights into ``state_dict`` and the last o
 into ``ema_state_dict``, so the order is right for it as well.
 """
 
-_LAYERS = (
-    'norm1', 'attn.qkv', 'attn.proj', 'proj', 'ls1', 'norm2', 'mlp.fc1', 'mlp.fc2', 'ls2',
-)  # fmt: skip
-_OUTSIDE_BLOCKS = re.compile(
-    r'pos_embed|pos_embed_window|patch_embed\.proj\.(weight|bias)|out_norms\.[0-3]\.(weight|bias)'
-    r'|outputs\.projections\.\d+\.(weight|bias)'
+_OURS = re.compile(
+    r'pos_embed|pos_embed_window|((patch_embed\.proj|out_norms\.[0-3]|outputs\.projections\.\d+'
+    r'|blocks\.\d+\.(norm1|attn\.qkv|attn\.proj|proj|ls1|norm2|mlp\.fc1|mlp\.fc2|ls2))'
+    r'\.(weight|bias|gamma))|blocks\.\d+\.attn\.rel_pos_[hw]'
 )
 _FINAL_NORM = 'final norm, part of the classifier'
 _CLASSIFIER = 'classifier'
@@ -68,12 +66,7 @@ class Family:
         return f'{self.stem.get("patch_embed.proj", "patch_embed.proj")}.weight'
 
     def theirs(self, name: str, depths: Sequence[int]) -> str:
-        """Translate one of our names.
-
-        Args:
-            name: Our name of a parameter.
-            depths: Blocks of each stage.
-        """
+        """Translate one of our names; ``depths`` are the blocks of each stage."""
         found = re.fullmatch(r'blocks\.(\d+)\.(.+)\.(\w+)', name)
         if found is None:
             return _replace_start(name, self.stem)
@@ -86,34 +79,26 @@ class Family:
         return f'{place}.{self.layers.get(found[2], found[2])}.{found[3]}'
 
     def ours(self, name: str, depths: Sequence[int] = ()) -> str | None:
-        """Translate one of the family's names into ours; None if it is not one of its network.
+        """Translate one of the family's names, without a prefix; None if no Hiera has it.
 
-        Args:
-            name: The family's name of a parameter, without a prefix.
-            depths: Blocks of each stage; without them, the number of the block may be wrong.
+        Without ``depths``, the number of the block may be wrong.
         """
         found = self.in_block(name)
         if found is None:
             ours = _replace_start(name, {theirs: ours for ours, theirs in self.stem.items()})
-            return ours if _OUTSIDE_BLOCKS.fullmatch(ours) else None
-        place, path, kind = found
-        block = place[0] if len(place) == 1 else sum(depths[: place[0]]) + place[1]
-        layer = {theirs: ours for ours, theirs in self.layers.items()}.get(path, path)
-        if kind.startswith('rel_pos'):
-            known = layer == 'attn' and self.name == 'ours'
+            known = not ours.startswith('blocks.')
         else:
-            known = layer in _LAYERS
-        if not known or path in self.layers:  # unknown, or ours instead of theirs
-            return None
-        return f'blocks.{block}.{layer}.{kind}'
+            place, path, kind = found
+            block = place[0] if len(place) == 1 else sum(depths[: place[0]]) + place[1]
+            layer = {theirs: ours for ours, theirs in self.layers.items()}.get(path, path)
+            ours = f'blocks.{block}.{layer}.{kind}'
+            known = path not in self.layers  # which would be our name instead of theirs
+        return ours if known and _OURS.fullmatch(ours) else None
 
     def in_block(self, name: str) -> tuple[tuple[int, ...], str, str] | None:
-        """Split the family's name of a block's parameter into place, module and kind.
-
-        The place is ``(block,)`` or ``(stage, layer)``, as the family counts.
-        """
+        """Split a name into place, ``(block,)`` or ``(stage, layer)``, module and kind."""
         place = re.sub(r'\\\{\w+\\\}', r'(\\d+)', re.escape(self.block))
-        found = re.fullmatch(rf'{place}\.(.+)\.(weight|bias|gamma|rel_pos_h|rel_pos_w)', name)
+        found = re.fullmatch(rf'{place}\.(.+)\.(\w+)', name)
         if found is None:
             return None
         *numbers, path, kind = found.groups()
@@ -232,11 +217,7 @@ def interpret(content: Mapping[str, Any], path: object, prefix: str | None = Non
     Args:
         content: What :func:`~hiera_mm.weights.reading.read_file` returned.
         path: Where it comes from, for messages.
-        prefix: What stands before the names of the wanted network; found by itself where the
-            file has a single Hiera.
-
-    Returns:
-        The network's parameters, and what was left out.
+        prefix: What stands before the wanted network's names, where the file has several.
 
     Raises:
         CheckpointError: If there is no Hiera in the file, or more than one, if it has names that

@@ -107,7 +107,7 @@ def variant_of(source: str | os.PathLike, prefix: str | None = None) -> Variant:
         prefix: As for :func:`read`.
 
     Raises:
-        CheckpointError: As :func:`read`; also if the weights do not tell their architecture.
+        CheckpointError: As :func:`read`; also if the weights do not tell.
     """
     return architecture.resolve(read(source, prefix), source)
 
@@ -270,14 +270,10 @@ def _starts(names: list[str]) -> str:
 
 
 def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """Return a patch embedding of RGB images for images of other channels, as timm does it.
+    """Turn a convolution ``(C, 3, 7, 7)`` of RGB images into one of other channels, as timm does.
 
     For one channel the three are summed, which is what a grey image repeated three times would
     give. Otherwise they are repeated, and rescaled so that the sum keeps its size.
-
-    Args:
-        weight: Of the convolution, ``(C, 3, 7, 7)``.
-        in_channels: Channels of the images.
     """
     precise = weight if weight.dtype == torch.float64 else weight.float()
     if in_channels == 1:
@@ -345,18 +341,11 @@ def _rows(image: Tensor) -> Tensor:
 
 
 def split(learnt: Tensor, embedding: AbsoluteWin) -> tuple[Tensor, Tensor]:
-    """Split an absolute map into the two parts of an absolute win embedding.
+    """Split an absolute map ``(1, C, H, W)`` into window and global part of an absolute win one.
 
-    The window part is the map's mean mask unit. The global part is what, resized to the map,
-    comes nearest to the rest in least squares; a global part as large as the map is the rest.
-
-    Args:
-        learnt: The map, ``(1, C, H, W)``, of whole mask units.
-        embedding: The form to split into.
-
-    Returns:
-        The window part ``(1, C, 8, 8)`` and the global part ``(1, C, *embedding.grid)``, in the
-        dtype of the map.
+    The window part ``(1, C, 8, 8)`` is the map's mean mask unit. The global part
+    ``(1, C, *embedding.grid)`` is what, resized to the map, comes nearest to the rest in least
+    squares; one as large as the map is the rest.
     """
     window = mean_unit(learnt)
     grid = tuple(learnt.shape[2:])
@@ -376,11 +365,7 @@ def window_share(parameters: Mapping[str, Tensor], embedding: PositionEmbedding)
     """Return how much of an embedding's variance its mean mask unit holds, from 0 to 1.
 
     It says how much is at stake when the embedding is resized: what is in the mean mask unit, an
-    absolute map loses at other sizes.
-
-    Args:
-        parameters: Those of the embedding.
-        embedding: Of whole mask units at its own size.
+    absolute map loses at other sizes. The map must be of whole mask units.
     """
     grid = embedding.grid if isinstance(embedding, Absolute) else PRETRAIN_GRID
     whole = embedding.resize(parameters, grid)

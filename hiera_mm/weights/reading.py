@@ -63,14 +63,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return in which file each tensor of sharded weights is.
-
-    Args:
-        index: The ``*.index.json``.
-
-    Raises:
-        CheckpointError: If it is no such index.
-    """
+    """Return in which file each tensor of sharded weights is, as their ``*.index.json`` says."""
     try:
         return dict(json.loads(index.read_text(encoding='utf-8'))['weight_map'])
     except (ValueError, KeyError, TypeError) as error:
@@ -152,16 +145,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
 
 
 def safe_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    """Call `torch.load` safely, whatever `weights_only` says.
-
-    Args:
-        file: Path or open file, as for `torch.load`.
-        map_location: Where tensors go, as for `torch.load`.
-        weights_only: Ignored; here because mmengine passes it.
-
-    Returns:
-        What the file holds.
-    """
+    """Call `torch.load` safely; `weights_only` is ignored, and here because mmengine passes it."""
     with torch.serialization.safe_globals(_harmless()):
         return torch.load(file, map_location=map_location, weights_only=True)
 

@@ -82,22 +82,15 @@ def download(
 ) -> Path:
     """Return the local copy of a web server's file, downloading it the first time.
 
-    It is kept by its address and by the hash it was compared with, so that one that was never
-    compared does not pass for the right one.
-
     Args:
         url: Its address. ``#sha256=`` at its end, or eight or more digits of the hash at the end of
             the file's name, as torch.hub has it (``name-0123abcd.pth``), are checked.
         size: Its size in bytes, if known.
         sha256: Its hash, if known.
         notice: What the user is told before a download.
-
-    Raises:
-        CheckpointError: If the server cannot be reached or refuses, sends a web page, breaks off,
-            or sends another file than size or hash say, or if there is no space. Nothing is kept
-            then.
     """
     address, name, wanted = _parse(url, sha256)
+    # By the hash too: a file that was not compared with it must not pass for the right one.
     key = hashlib.sha256(f'{address}#{wanted}'.encode()).hexdigest()[:16]
     target = cache_folder() / key / name
     if target.exists():
@@ -113,7 +106,10 @@ def download(
         raise
     except (OSError, HTTPException, ValueError) as error:
         if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(address, target.parent) from error
+            raise CheckpointError(
+                f'there is no space for {address} in {target.parent}: {error.strerror}. Nothing '
+                'was kept. Make room, or set HIERA_MM_CACHE to another folder.'
+            ) from error
         raise CheckpointError(
             f'{address} cannot be downloaded: {error}. Check the address, the connection '
             '(http_proxy and https_proxy are used if set) and the cache (HIERA_MM_CACHE moves it), '
@@ -163,8 +159,10 @@ def _fetch(address: str, target: Path, size: int | None, wanted: str) -> None:
                     'file cut short would pass for whole. Put the hash of the file behind the '
                     'address (#sha256=...), or download it by other means and give its path.'
                 )
-            if promised and promised > shutil.disk_usage(part.parent).free:
-                raise _no_space(address, part.parent, promised)
+            free = shutil.disk_usage(part.parent).free
+            if promised is not None and promised > free:
+                needed = f'{promised / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free'
+                raise OSError(errno.ENOSPC, needed)
             bar = tqdm(total=promised, unit='B', unit_scale=True, desc=target.name)
             with part.open('wb') as file, bar:
                 while chunk := answer.read(1 << 20):
@@ -191,15 +189,6 @@ def _fetch(address: str, target: Path, size: int | None, wanted: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _no_space(address: str, folder: Path, size: int | None = None) -> CheckpointError:
-    needed = f'{size / 1e6:,.0f} MB are needed and ' if size else ''
-    return CheckpointError(
-        f'there is no space for {address}: {needed}{shutil.disk_usage(folder).free / 1e6:,.0f} MB '
-        f'are free in {folder}; nothing was kept. Make room, or set HIERA_MM_CACHE to another '
-        'folder.'
-    )
-
-
 def from_hub(place: str, notice: str = '') -> Path:
     """Return the hub's file in its cache, downloading it the first time.
 
@@ -207,13 +196,6 @@ def from_hub(place: str, notice: str = '') -> Path:
         place: ``organisation/repository``, with an optional ``/file``. Without a file's name, the
             one that holds the weights is taken.
         notice: What the user is told before a download.
-
-    Returns:
-        The file; for sharded weights their index, the shards being beside it.
-
-    Raises:
-        CheckpointError: If ``place`` cannot be the name of anything, there is no such file, there
-            are several to choose from, or the download fails.
     """
     organisation, _, rest = place.partition('/')
     name, _, file = rest.partition('/')

@@ -54,7 +54,6 @@ def test_names_of_each_family():
     ('family', 'name'),
     [
         ('sam2', 'blocks.0.mlp.fc1.weight'),
-        ('sam2', 'blocks.0.attn.rel_pos_h'),
         ('release', 'blocks.0.mlp.layers.0.weight'),
         ('release', 'blocks.0.norm3.weight'),
         ('release', 'cls_token'),
