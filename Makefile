@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLING := $(VENV)/.installing
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-both lint wheel clean
+.PHONY: help setup demo test test-all test-both lint wheel clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,8 +46,8 @@ demo: $(INSTALLED)  ## Train, test and draw a small detector and segmenter; ARGS
 test: $(INSTALLED)  ## Run the tests; ARGS='-k nms' narrows them
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 $(ARGS)
 
-test-slow: $(INSTALLED)  ## Run the tests that take minutes
-	$(RUN) -m pytest -m slow $(ARGS)
+test-all: $(INSTALLED)  ## Run the tests that take too long for every day as well
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m 'slow or not slow' $(ARGS)
 
 test-both:  ## Run the tests on both stacks
 	$(MAKE) test STACK=onedl
@@ -62,4 +62,4 @@ wheel: $(INSTALLED)  ## Build the wheel into dist/
 
 clean:  ## Remove what was built; environments, data/ and work_dirs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find configs hiera_mm tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks configs demo hiera_mm tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

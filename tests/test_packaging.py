@@ -14,7 +14,7 @@ import pytest
 import hiera_mm
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ('hiera_mm', 'configs', 'tools', 'requirements', 'docs', 'tests')
+FOLDERS = ('benchmarks', 'configs', 'demo', 'docs', 'hiera_mm', 'requirements', 'tests', 'tools')
 LEFT_OUT = shutil.ignore_patterns('__pycache__', '.mim')
 
 
@@ -99,6 +99,7 @@ def test_wheel_holds_configs_and_tools_where_mim_looks(installed, folder):
     assert packaged == files(ROOT / folder)
 
 
+@pytest.mark.slow
 def test_packaged_configs_load_without_the_repository(installed, tmp_path):
     code = (
         'import pathlib, sys, hiera_mm\n'
@@ -116,17 +117,20 @@ def test_packaged_configs_load_without_the_repository(installed, tmp_path):
     assert loaded == {p.relative_to(ROOT) for p in wanted if '_base_' not in p.parts}
 
 
+@pytest.mark.slow
 def test_source_archive_builds_the_same_wheel(source, installed, tmp_path):
     archive = build('sdist', source, tmp_path / 'sdist')
     shutil.unpack_archive(archive, tmp_path, filter='data')
     unpacked = tmp_path / archive.name.removesuffix('.tar.gz')
-    assert files(unpacked / 'tests') == files(source / 'tests')
+    for folder in FOLDERS:
+        assert files(unpacked / folder) == files(source / folder)
     again = build('wheel', unpacked, tmp_path / 'wheel')
     with zipfile.ZipFile(again) as opened:
         rebuilt = {name: opened.read(name) for name in opened.namelist()}
     assert rebuilt == files(installed)
 
 
+@pytest.mark.slow
 def test_editable_installation_sees_edited_configs(source, tmp_path):
     build('editable', source, tmp_path)
     mim = source / 'hiera_mm' / '.mim'

@@ -5,27 +5,34 @@ import torch
 
 from benchmarks.peers import PEERS
 from benchmarks.peers.compare import LIMIT, Comparison, compare, table
-from benchmarks.peers.registry import BIG
 
 pytestmark = pytest.mark.peers
 
 
+EVERY_DAY = (  # of each project, and of each way to lay out windows, one model and one size
+    'hiera.Hiera',
+    'hiera.MaskedAutoencoderHiera',
+    'timm.hiera',
+    'timm.hiera_abswin',
+    'timm.sam2_hiera',
+    'transformers.HieraModel',
+    'transformers.Sam2HieraDetModel',
+)
+
+
 def cases():
-    """One case for each peer, architecture and image size; slow where it takes long."""
+    """One case for each peer, architecture and image size."""
     for peer in PEERS.values():
         for arch in peer.archs:
             for size in peer.sizes:
-                large_image = size[0] * size[1] > 500_000
-                # For every day: of large images one size of one architecture, and of it and of
-                # large networks one implementation.
-                slow = (
-                    arch in BIG
-                    or (large_image and (arch, *size) != ('sam2_tiny', 800, 1344))
-                    or ((large_image or 'base_plus' in arch) and not peer.name.startswith('timm'))
-                )
-                marks = [pytest.mark.slow] if slow else []
+                first = (arch, size) == (peer.archs[0], peer.sizes[0])
+                marks = [] if first and peer.name in EVERY_DAY else [pytest.mark.slow]
                 name = f'{peer.name}-{arch}-{size[0]}x{size[1]}'
                 yield pytest.param(peer, arch, size, marks=marks, id=name)
+
+
+def test_every_day_some_of_each_project_are_compared():
+    assert set(EVERY_DAY) <= set(PEERS)
 
 
 @pytest.mark.parametrize(('peer', 'arch', 'size'), cases())
@@ -50,6 +57,7 @@ def test_a_difference_is_seen(monkeypatch):
     assert min(done.differences[1:]) > LIMIT
 
 
+@pytest.mark.slow
 def test_no_two_parameters_are_alike():
     peer = PEERS['timm.hiera_abswin']
     if not peer.installed:

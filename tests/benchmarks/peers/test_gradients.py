@@ -15,7 +15,7 @@ pytestmark = pytest.mark.peers
     [
         ('hiera.Hiera', 'tiny', (224, 224)),
         ('timm.sam2_hiera', 'sam2_tiny', (224, 288)),
-        ('timm.hiera_abswin', 'small_abswin', (256, 256)),
+        pytest.param('timm.hiera_abswin', 'small_abswin', (256, 256), marks=pytest.mark.slow),
     ],
 )
 def test_gradients_agree(name, arch, size):
