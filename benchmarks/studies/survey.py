@@ -81,8 +81,9 @@ def run_survey(
     write_csv(work_dir / 'reasons.csv', why)
     versions = ', '.join(f'{name} {number}' for name, number in setting['versions'].items())
     report = (
-        f'Surveyed with Hiera ({arch}) on {versions}.\n\n{_markdown(FAMILIES, families)}\n\n'
-        f'{share(results)}\n\n{_markdown(REASONS, why)}\n'
+        f'Surveyed with Hiera ({arch}) on {versions}.\n\n'
+        f'{_markdown(FAMILIES, families, texts=1)}\n\n{share(results)}\n\n'
+        f'{_markdown(REASONS, why, texts=4)}\n'
     )
     (work_dir / 'table.md').write_text(report, encoding='utf-8')
     return report
@@ -220,9 +221,9 @@ def reason_rows(results: Mapping[str, Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _markdown(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def _markdown(columns: tuple[str, ...], rows: list[dict[str, Any]], texts: int) -> str:
     cells = [[str(row[column] or '') for column in columns] for row in rows]
-    return table(columns, cells, keep_empty=True)
+    return table(columns, cells, texts=texts, keep_empty=True)
 
 
 def _configs(folder: Path | None) -> dict[str, Path]:
