@@ -96,6 +96,7 @@ def test_interrupted_command_is_ended(script, tmp_path, console, monkeypatch):
         os.kill(int(log.read_text().split()[0]), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='known to Linux only')
 def test_command_does_not_outlive_a_killed_demo(script, tmp_path):
     fifo = tmp_path / 'fifo'

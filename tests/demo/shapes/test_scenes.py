@@ -19,7 +19,7 @@ from demo.shapes.scenes import (
     rasterise,
 )
 
-COUNT = 250
+COUNT = 120
 
 
 @pytest.fixture(scope='module')
