@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -124,16 +125,6 @@ def _wave(rng: np.random.Generator, ramp: np.ndarray) -> np.ndarray:
     return np.clip(np.sin(phase) * rng.uniform(1, 4), -1, 1).astype(np.float32)
 
 
-def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Large soft blobs."""
-    return _noise(rng, height, width, (64, 32, 16))
-
-
-def _grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Fine speckle on top of small blobs."""
-    return _noise(rng, height, width, (12, 6, 3, 2))
-
-
 def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """An even slope in any direction."""
     return cv2.normalize(_ramps(rng, height, width)[0], None, 0.0, 1.0, cv2.NORM_MINMAX)
@@ -150,8 +141,8 @@ def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (_wave(rng, along) * _wave(rng, across) + 1) / 2
 
 
-SMOOTH = (_clouds, _gradient)
-ROUGH = (_grain, _stripes, _checks)
+SMOOTH = (partial(_noise, cells=(64, 32, 16)), _gradient)  # clouds
+ROUGH = (partial(_noise, cells=(12, 6, 3, 2)), _stripes, _checks)  # grain
 
 
 def _dye(
@@ -175,16 +166,6 @@ def _thing_colour(rng: np.random.Generator, name: str) -> np.ndarray:
     if rng.random() < STRAY:
         hue = rng.random()
     return _bgr(hue % 1, rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0))
-
-
-def _ground_colour(rng: np.random.Generator) -> np.ndarray:
-    """Draw an earthy colour."""
-    return _bgr(rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.4), rng.uniform(0.2, 0.6))
-
-
-def _sky_colour(rng: np.random.Generator) -> np.ndarray:
-    """Draw a pale, mostly blue colour."""
-    return _bgr(rng.uniform(0.5, 0.7), rng.uniform(0.05, 0.35), rng.uniform(0.55, 0.95))
 
 
 # --- Scenes
@@ -269,13 +250,12 @@ def _background(rng: np.random.Generator, height: int, width: int) -> tuple[np.n
         is_sky = np.full((height, width), kind == 'sky')
     ground = rng.choice(ROUGH)(rng, height, width)
     sky = rng.choice(SMOOTH)(rng, height, width)
-    canvas = np.where(
-        is_sky[..., None],
-        _dye(rng, sky, _sky_colour(rng), rng.uniform(0.05, 0.2)),
-        _dye(rng, ground, _ground_colour(rng), rng.uniform(0.1, 0.25)),
-    )
+    pale = _bgr(rng.uniform(0.5, 0.7), rng.uniform(0.05, 0.35), rng.uniform(0.55, 0.95))
+    sky = _dye(rng, sky, pale, rng.uniform(0.05, 0.2))
+    earthy = _bgr(rng.uniform(0.05, 0.35), rng.uniform(0.1, 0.4), rng.uniform(0.2, 0.6))
+    ground = _dye(rng, ground, earthy, rng.uniform(0.1, 0.25))
     labels = (1 + is_sky).astype(np.uint8)  # ground is 1, sky is 2
-    return canvas, labels
+    return np.where(is_sky[..., None], sky, ground), labels
 
 
 def _thread(rng: np.random.Generator, canvas: np.ndarray, labels: np.ndarray) -> None:

@@ -89,16 +89,17 @@ def test_a_failed_write_raises(tmp_path):
 # --- A set as others read it
 
 
-def test_layout(shapes):
-    assert {path.name for path in shapes.root.iterdir()} == {'images', 'annotations', 'shapes.json'}
-    for split, count in zip(SPLITS, (50, 30), strict=True):
-        images = sorted(path.stem for path in (shapes.root / 'images' / split).glob('*.jpg'))
-        labels = sorted(path.stem for path in (shapes.root / 'annotations' / split).glob('*.png'))
-        assert images == labels and len(images) == count
-        assert (shapes.root / 'annotations' / f'instances_{split}.json').is_file()
+def test_layout(shapes, small):
+    numbered = [('training', i) for i in (1, 2, 3, 4)] + [('validation', i) for i in (1, 2)]
+    assert set(small) == {
+        *(f'images/{split}/{split}_{i:06d}.jpg' for split, i in numbered),
+        *(f'annotations/{split}/{split}_{i:06d}.png' for split, i in numbered),
+        *(f'annotations/instances_{split}.json' for split in SPLITS),
+        'shapes.json',
+    }
     recipe = json.loads((shapes.root / 'shapes.json').read_text())
-    assert recipe['seed'] == 3 and recipe['classes'] == list(SEG_CLASSES)
-    assert (recipe['num_train'], recipe['num_val']) == (50, 30)
+    assert recipe['classes'] == list(SEG_CLASSES)
+    assert (recipe['num_train'], recipe['num_val'], recipe['seed']) == (50, 30, 3)
 
 
 @pytest.mark.parametrize('split', SPLITS)
