@@ -141,8 +141,10 @@ def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (_wave(rng, along) * _wave(rng, across) + 1) / 2
 
 
-SMOOTH = (partial(_noise, cells=(64, 32, 16)), _gradient)  # clouds
-ROUGH = (partial(_noise, cells=(12, 6, 3, 2)), _stripes, _checks)  # grain
+_clouds = partial(_noise, cells=(64, 32, 16))  # large soft blobs
+_grain = partial(_noise, cells=(12, 6, 3, 2))  # fine speckle on top of small blobs
+SMOOTH = (_clouds, _gradient)
+ROUGH = (_grain, _stripes, _checks)
 
 
 def _dye(
