@@ -23,6 +23,7 @@ from ..network.position import (
     resize_bicubic,
     tile,
 )
+from ..network.resize import cubic_matrix
 from . import architecture
 from .families import OUTPUTS, Weights, interpret
 from .reading import read_file
@@ -353,12 +354,12 @@ def split(learnt: Tensor, embedding: AbsoluteWin) -> tuple[Tensor, Tensor]:
     if grid == embedding.grid:
         return window, rest
     # Resizing is linear and works on rows and columns apart: rest = R @ part @ C.T.
+    precise = rest.double()
     rows, columns = (
-        resize_bicubic(torch.eye(small).double()[None, None], (large, small), embedding.antialias)
+        torch.linalg.pinv(cubic_matrix(small, large, embedding.antialias, precise))
         for small, large in zip(embedding.grid, grid, strict=True)
     )
-    part = torch.linalg.pinv(rows) @ rest.double() @ torch.linalg.pinv(columns).mT
-    return window, part.to(learnt.dtype)
+    return window, (rows @ precise @ columns.T).to(learnt.dtype)
 
 
 def window_share(parameters: Mapping[str, Tensor], embedding: PositionEmbedding) -> float:
