@@ -8,8 +8,7 @@ from hiera_mm.swap.settings import (
     normalise_as_hiera,
     train_as_transformer,
 )
-
-DECODED = dict(type='LoadImageFromFile')
+from hiera_mm.trial.configs import copied
 
 
 def trained(scope='mmdet', *, arch='base', has_weights=True, **cfg):
@@ -67,38 +66,28 @@ def test_a_schedule_that_warms_up_stays(kind):
     [('tiny', 0.65), ('base_plus', 0.7), ('sam2_large', 0.85), ('small_abswin', 0.65)],
 )
 def test_weights_are_fine_tuned_layer_by_layer(arch, rate):
-    cfg, _ = trained(arch=arch, optim_wrapper=sgd(paramwise_cfg=dict(norm_decay_mult=0.0)))
-    wrapper = cfg['optim_wrapper']
-    assert wrapper['constructor'] == 'HieraOptimWrapperConstructor'
-    assert wrapper['paramwise_cfg'] == dict(decay_rate=rate, norm_decay_mult=0.0)
+    assert layer_wise(dict(norm_decay_mult=0.0), arch=arch) == dict(
+        decay_rate=rate, norm_decay_mult=0.0
+    )
 
 
-def test_no_layer_wise_decay_from_a_random_start():
-    cfg, remarks = trained(has_weights=False, optim_wrapper=sgd())
+def layer_wise(before, **options):
+    cfg, _ = trained(
+        optim_wrapper=sgd(constructor='LearningRateDecay', paramwise_cfg=before), **options
+    )
     assert cfg['optim_wrapper']['constructor'] == 'HieraOptimWrapperConstructor'
-    assert 'paramwise_cfg' not in cfg['optim_wrapper']
-    assert 'at random' in remarks[('optim_wrapper', 'constructor')]
+    return cfg['optim_wrapper'].get('paramwise_cfg')
 
 
-@pytest.mark.parametrize(
-    ('before', 'after'),
-    [
-        # Slowed already: not twice. Another constructor's options: gone.
-        (
-            dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
-            dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
-        ),
-        (
-            dict(decay_rate=0.9, decay_type='stage_wise', num_layers=6, bias_lr_mult=2),
-            dict(decay_rate=0.7, bias_lr_mult=2),
-        ),
-    ],
-)
-def test_options_of_the_old_constructor(before, after):
-    wrapper = sgd(constructor='LearningRateDecayOptimizerConstructor', paramwise_cfg=before)
-    cfg, _ = trained(optim_wrapper=wrapper)
-    assert cfg['optim_wrapper']['constructor'] == 'HieraOptimWrapperConstructor'
-    assert cfg['optim_wrapper']['paramwise_cfg'] == after
+def test_no_layer_wise_decay_from_a_random_start_or_of_a_backbone_that_is_slowed_already():
+    assert layer_wise(None, has_weights=False) is None
+    slowed = dict(custom_keys={'backbone': dict(lr_mult=0.1)})
+    assert layer_wise(slowed) == slowed
+
+
+def test_options_of_the_old_constructor_go():
+    old = dict(decay_rate=0.9, decay_type='stage_wise', num_layers=6, bias_lr_mult=2)
+    assert layer_wise(old) == dict(decay_rate=0.7, bias_lr_mult=2)
 
 
 def test_what_is_not_trained_has_no_schedule():
@@ -129,65 +118,56 @@ def test_old_weights_go_and_are_named():
     assert cfg['model']['neck']['init_cfg'] == dict(type='Xavier')
 
 
-def normalised(model, scope='mmdet', **cfg):
-    cfg = dict(model=model, **cfg)
-    normalise_as_hiera(cfg, scope, remarks := {})
-    return cfg, remarks
+RIGHT = dict(mean=MEAN, std=STD, bgr_to_rgb=True)
+DET, SEG = dict(type='DetDataPreprocessor'), dict(type='SegDataPreProcessor')
+KEY = 'data_preprocessor'
+PERSONS = {KEY: dict(type='ClsDataPreprocessor')}
 
 
-def test_images_are_normalised_as_hiera_saw_them():
-    caffe = dict(type='DetDataPreprocessor', mean=[103, 116, 123], std=[1, 1, 1])
-    caffe['pad_size_divisor'] = 16
-    cfg, _ = normalised(dict(data_preprocessor=caffe))
-    assert cfg['model']['data_preprocessor'] == dict(
-        type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True, pad_size_divisor=32
-    )
+@pytest.mark.parametrize(
+    ('scope', 'before', 'after'),
+    [
+        # Of a config, the data preprocessor.
+        (
+            'mmdet',
+            dict(DET, mean=[103, 116, 123], std=[1, 1, 1], pad_size_divisor=16),
+            dict(DET, **RIGHT, pad_size_divisor=32),
+        ),
+        ('mmseg', dict(SEG, **RIGHT, size=(64, 64)), dict(SEG, **RIGHT, size=(64, 64))),
+        ('mmdet', None, dict(DET, **RIGHT, pad_size_divisor=32)),
+        # The inner one of several.
+        (
+            'mmdet',
+            dict(type='MultiBranch', data_preprocessor=dict(DET, rgb_to_bgr=True)),
+            dict(
+                type='MultiBranch',
+                data_preprocessor=dict(DET, **RIGHT, rgb_to_bgr=False, pad_size_divisor=32),
+            ),
+        ),
+    ],
+)
+def test_images_are_normalised_as_hiera_saw_them(scope, before, after):
+    model = dict(reid=copied(PERSONS)) | ({} if before is None else {KEY: copied(before)})
+    remarks = {}
+    normalise_as_hiera(cfg := dict(model=model), scope, remarks)
+    assert cfg == dict(model={'reid': PERSONS, KEY: after})
+    assert bool(remarks) == (before != after)
 
 
-def test_the_inner_preprocessor_of_several_is_changed():
-    inner = dict(type='DetDataPreprocessor', rgb_to_bgr=True)
-    model = dict(
-        data_preprocessor=dict(type='MultiBranchDataPreprocessor', data_preprocessor=inner),
-        reid=dict(data_preprocessor=dict(type='ClsDataPreprocessor')),
-    )
-    cfg, _ = normalised(model)
-    found = cfg['model']['data_preprocessor']
-    assert set(found) == {'type', 'data_preprocessor'}
-    assert found['data_preprocessor']['mean'] == MEAN
-    assert found['data_preprocessor']['rgb_to_bgr'] is False
-    assert cfg['model']['reid']['data_preprocessor'] == dict(type='ClsDataPreprocessor')
+def test_a_preprocessor_beside_the_model_counts():
+    cfg = dict(model=dict(), data_preprocessor=dict(SEG))
+    normalise_as_hiera(cfg, 'mmseg', {})
+    assert cfg == dict(model=dict(), data_preprocessor=dict(SEG, **RIGHT))
 
 
-def test_what_is_right_stays():
-    right = dict(type='SegDataPreProcessor', mean=MEAN, std=STD, bgr_to_rgb=True, size=(64, 64))
-    cfg, remarks = normalised(dict(data_preprocessor=dict(right)), 'mmseg')
-    assert cfg['model']['data_preprocessor'] == right
-    assert remarks == {}
-
-
-def test_a_preprocessor_beside_the_model_counts_and_a_missing_one_is_made():
-    beside = dict(type='SegDataPreProcessor')
-    cfg, _ = normalised(dict(), 'mmseg', data_preprocessor=beside)
-    assert cfg['data_preprocessor']['mean'] == MEAN
-    assert cfg['model'] == {}
-    cfg, _ = normalised(dict())
-    assert cfg['model']['data_preprocessor']['type'] == 'DetDataPreprocessor'
-
-
-def test_images_that_are_loaded_as_rgb_are_not_turned():
-    loaded = dict(DECODED, channel_order='rgb')
-    cfg, _ = normalised(
-        dict(data_preprocessor=dict(type='DetDataPreprocessor', bgr_to_rgb=False)),
-        train_pipeline=[loaded],
-    )
+def test_images_in_rgb_are_not_turned_and_those_of_other_channels_are_left_as_they_are():
+    loading = dict(type='LoadImageFromFile', channel_order='rgb')
+    cfg = dict(model=dict(data_preprocessor=dict(SEG)), train_pipeline=[loading])
+    normalise_as_hiera(cfg, 'mmseg', {})
     assert cfg['model']['data_preprocessor']['bgr_to_rgb'] is False
-
-
-def test_images_of_other_channels_are_left_as_they_are():
-    model = dict(backbone=dict(in_channels=25), data_preprocessor=dict(type='SegDataPreProcessor'))
-    cfg, _ = normalised(model, 'mmseg')
-    assert cfg['model'] == model
-    assert cfg['model']['data_preprocessor'] == dict(type='SegDataPreProcessor')
+    cfg = dict(model=dict(backbone=dict(in_channels=25), data_preprocessor=dict(SEG)))
+    normalise_as_hiera(cfg, 'mmseg', {})
+    assert cfg['model']['data_preprocessor'] == SEG
 
 
 @pytest.mark.parametrize(('arch', 'rate'), [('tiny', 0.1), ('sam2_base_plus', 0.2), ('huge', 0.3)])

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from hiera_mm.errors import ConfigError
-from hiera_mm.swap.ways import swap_model
+from hiera_mm.swap.ways import at, swap_model
 from hiera_mm.trial.configs import resolve
 
 from .conftest import SLIM, WIDTHS
@@ -21,8 +21,8 @@ def model_of(name):
     return Config.fromfile(resolve(name)).model.to_dict()
 
 
-def swapped(name, **options):
-    return swap_model(model_of(name), name.partition('/')[0], {**OPTIONS, **options})
+def swapped(name):
+    return swap_model(model_of(name), name.partition('/')[0], OPTIONS)
 
 
 def test_a_detector_with_a_neck():
@@ -37,41 +37,77 @@ def test_a_detector_with_a_neck():
     assert found.prediction_error is None
 
 
-def test_outputs_that_nobody_reads_are_left_out():
-    found = swapped('mmdet/retinanet/retinanet_r18_fpn_1x_coco')
-    assert found.model['backbone']['out_indices'] == (1, 2, 3)
-    assert found.model['neck']['in_channels'] == WIDTHS[1:]
-    assert found.model['neck']['start_level'] == 0
-
-
-def test_heads_of_a_dilated_backbone_get_its_strides():
-    found = swapped(SEGMENTER)
-    backbone = found.model['backbone']
-    assert backbone['out_indices'] == (2, 3)
-    assert backbone['out_strides'] == (8, 8)
-    assert found.model['decode_head']['in_channels'] == WIDTHS[3]
-    assert found.model['decode_head']['in_index'] == 1
-    assert found.model['auxiliary_head']['in_channels'] == WIDTHS[2]
-    assert found.model['auxiliary_head']['in_index'] == 0
-    assert ('backbone', 'out_strides') in found.remarks
-
-
-def test_a_network_of_several_branches():
-    found = swapped('mmseg/bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024')
-    assert found.model['backbone']['out_indices'] == (3, 1, 2)
-    assert found.model['decode_head']['in_channels'] == WIDTHS[3]
-
-
-def test_options_of_the_backbone_and_channels_of_the_image():
+def test_heads_of_a_dilated_backbone_get_its_strides_and_images_keep_their_channels():
     model = model_of(SEGMENTER)
     model['backbone']['in_channels'] = 5
     model['data_preprocessor'] = dict(type='SegDataPreProcessor', size=(64, 64))
     found = swap_model(model, 'mmseg', {**OPTIONS, 'drop_path_rate': 0.1})
-    backbone = found.model['backbone']
-    assert (backbone['drop_path_rate'], backbone['in_channels']) == (0.1, 5)
     # In the order of the signature, as one reads it.
-    names = ['type', 'arch', 'out_indices', 'out_strides', 'drop_path_rate', 'in_channels']
-    assert list(backbone) == names
+    assert list(found.model['backbone'].items()) == [
+        ('type', 'Hiera'), ('arch', SLIM), ('out_indices', (2, 3)), ('out_strides', (8, 8)),
+        ('drop_path_rate', 0.1), ('in_channels', 5),
+    ]  # fmt: skip
+    for head, place in (('decode_head', 1), ('auxiliary_head', 0)):
+        assert found.model[head]['in_channels'] == WIDTHS[2 + place]
+        assert found.model[head]['in_index'] == place
+    assert ('backbone', 'out_strides') in found.remarks
+
+
+# Of each config, what stands where in the swapped model.
+DAILY = {
+    # Outputs that nobody reads are left out.
+    'mmdet/retinanet/retinanet_r18_fpn_1x_coco': {
+        'backbone.out_indices': (1, 2, 3), 'neck.in_channels': WIDTHS[1:], 'neck.start_level': 0,
+    },
+    # A network of several branches.
+    'mmseg/bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024': {
+        'backbone.out_indices': (3, 1, 2), 'decode_head.in_channels': WIDTHS[3],
+    },
+}  # fmt: skip
+SLOW = {
+    # The main head reads what the neck makes, which is as before; the other one what it hands on.
+    'mmseg/fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024': {
+        'backbone.out_indices': (1, 2, 3), 'neck.in_channels': tuple(WIDTHS[1:]),
+        'decode_head.in_channels': 2048, 'auxiliary_head.in_channels': WIDTHS[2],
+    },
+    # Heads inside heads.
+    'mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512': {
+        'decode_head.kernel_generate_head.in_channels': WIDTHS[3],
+        'decode_head.kernel_update_head.0.in_channels': 512,
+    },
+    # The neck that makes a pyramid of a plain ViT.
+    'mmseg/vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512': {
+        'neck': None, 'backbone': dict(type='Hiera', arch=SLIM), 'decode_head.in_channels': WIDTHS,
+    },
+    # Trackers, semi-supervised detectors, students with a teacher.
+    'mmdet/masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019': {
+        'detector.backbone.type': 'Hiera', 'detector.neck.in_channels': WIDTHS,
+    },
+    'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco': {
+        'detector.backbone.type': 'Hiera', 'detector.neck.in_channels': WIDTHS,
+    },
+    'mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco': {
+        'teacher_config': 'configs/gfl/gfl_r101_fpn_ms-2x_coco.py',
+    },
+    # Operators that test one image at a time, given proposals, large pooling windows, offsets of a
+    # finer level.
+    'mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco': {},
+    'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco': {},
+    'mmseg/mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024': {},
+    'mmdet/dyhead/atss_r50_fpn_dyhead_1x_coco': {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [*DAILY.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())],
+)
+def test_families_of_models(name, expected):
+    found = swapped(name)
+    assert found.prediction_error is None
+    for key, value in expected.items():
+        path = tuple(int(step) if step.isdigit() else step for step in key.split('.'))
+        assert at(found.model, path) == value, key
 
 
 @pytest.mark.slow
@@ -84,9 +120,18 @@ def test_channels_that_cannot_change_are_kept_and_a_fault_of_the_toolbox_is_none
     assert 'loss_cls' in found.prediction_error
 
 
+def with_neck(kind, **options):
+    """Return a segmenter whose only head reads a neck."""
+    model = model_of(SEGMENTER)
+    model['neck'] = dict(type=kind, **options)
+    model['auxiliary_head'] = None
+    model['decode_head'] |= dict(in_channels=32, in_index=0, channels=8)
+    return model
+
+
 @MODELS.register_module()
 class HardWired(nn.Module):
-    """A neck whose channels cannot be set, and for which there is nothing to predict with."""
+    """A neck whose channels cannot be set, and which only trains."""
 
     def __init__(self):
         super().__init__()
@@ -98,63 +143,11 @@ class HardWired(nn.Module):
         return (self.conv(features[-1]),)
 
 
-def with_neck(kind, **options):
-    """Return a segmenter whose only head reads a neck."""
-    model = model_of(SEGMENTER)
-    model['neck'] = dict(type=kind, **options)
-    model['auxiliary_head'] = None
-    model['decode_head'] |= dict(in_channels=32, in_index=0, channels=8)
-    return model
-
-
 def test_hard_wired_channels_are_kept_and_what_the_original_cannot_do_is_no_fault_of_ours():
     found = swap_model(with_neck('HardWired'), 'mmseg', OPTIONS)
     assert found.model['backbone']['out_channels'] == (512,)
     assert found.model['backbone']['out_strides'] == (8,)
     assert found.prediction_error == 'RuntimeError: only trains'
-
-
-@pytest.mark.slow
-def test_heads_follow_a_neck_that_hands_on_features():
-    found = swapped('mmseg/fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024')
-    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM, out_indices=(1, 2, 3))
-    assert found.model['neck']['in_channels'] == tuple(WIDTHS[1:])
-    # The main head reads what the neck makes, which is as before.
-    assert found.model['decode_head']['in_channels'] == 2048
-    assert found.model['auxiliary_head']['in_channels'] == WIDTHS[2]
-
-
-@pytest.mark.slow
-def test_heads_inside_heads():
-    found = swapped('mmseg/knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512')
-    head = found.model['decode_head']
-    assert head['kernel_generate_head']['in_channels'] == WIDTHS[3]
-    assert head['kernel_update_head'][0]['in_channels'] == 512
-    assert 'out_channels' not in found.model['backbone']
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'name',
-    [
-        # Operators that test one image at a time, given proposals, large pooling windows, offsets
-        # of a finer level.
-        'mmdet/guided_anchoring/ga-rpn_r50_fpn_1x_coco',
-        'mmdet/fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
-        'mmseg/mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024',
-        'mmdet/dyhead/atss_r50_fpn_dyhead_1x_coco',
-    ],
-)
-def test_models_that_ask_for_more_than_others(name):
-    assert swapped(name).prediction_error is None
-
-
-@pytest.mark.slow
-def test_the_neck_of_a_plain_vit_segmenter_is_left_out():
-    found = swapped('mmseg/vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512')
-    assert found.model['neck'] is None
-    assert found.model['backbone'] == dict(type='Hiera', arch=SLIM)
-    assert found.model['decode_head']['in_channels'] == WIDTHS
 
 
 @MODELS.register_module()
@@ -193,36 +186,14 @@ def test_a_neck_that_makes_a_pyramid_is_left_out_or_becomes_an_fpn():
     found = swap_model(model, 'mmseg', OPTIONS)
     assert found.model['neck'] is None
     assert found.model['decode_head']['in_channels'] == WIDTHS[3]
-    model = model_of(DETECTOR)
     norm = dict(type='BN')
+    model = model_of(DETECTOR)
     model |= dict(backbone=dict(type='PlainViT'), neck=dict(type='SimplePyramid', norm_cfg=norm))
     found = swap_model(model, 'mmdet', OPTIONS)
     assert found.model['neck'] == dict(
         type='FPN', in_channels=WIDTHS, out_channels=256, num_outs=5, norm_cfg=norm
     )
     assert 'pyramid' in found.remarks[('neck',)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'name',
-    [
-        'mmdet/masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019',
-        'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco',
-    ],
-)
-def test_trackers_and_semi_supervised_detectors(name):
-    found = swapped(name)
-    assert found.model['detector']['backbone']['type'] == 'Hiera'
-    assert found.model['detector']['neck']['in_channels'] == WIDTHS
-
-
-@pytest.mark.slow
-def test_a_student_keeps_its_teacher():
-    name = 'mmdet/ld/ld_r18-gflv1-r101_fpn_1x_coco'
-    found = swapped(name)
-    assert found.model['backbone']['type'] == 'Hiera'
-    assert found.model['teacher_config'] == model_of(name)['teacher_config']
 
 
 @pytest.mark.parametrize(
@@ -232,6 +203,7 @@ def test_a_student_keeps_its_teacher():
             'mmseg/pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
             '3 maps in training and 1 in test',
         ),
+        ('mmseg/san/san-vit-b16_coco-stuff164k-640x640', 'it has no backbone'),
         pytest.param(
             'mmdet/detectors/detectors_htc-r50_1x_coco',
             'gives the image itself',
@@ -242,7 +214,6 @@ def test_a_student_keeps_its_teacher():
             'something else than maps',
             marks=pytest.mark.slow,
         ),
-        ('mmseg/san/san-vit-b16_coco-stuff164k-640x640', 'it has no backbone'),
     ],
 )
 def test_what_cannot_be_swapped_is_refused_with_the_reason(name, reason):
