@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -12,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from rich.console import Console
 
@@ -119,10 +117,7 @@ class Training:
         self, task: Task, options: Sequence[str], work_dir: Path, console: Console
     ) -> None:
         self.task = task
-        parser = argparse.ArgumentParser()
-        parser.add_argument('options', nargs='*', action=DictAction)
-        overrides = parser.parse_args(options).options
-        self.config = load_config(ROOT / task.config, cfg_options=overrides)
+        self.config = load_config(ROOT / task.config, cfg_options=options)
         self.work_dir = work_dir / task.name
         self.predictions = self.work_dir / task.out
         self.max_iters = self.config.train_cfg.max_iters
