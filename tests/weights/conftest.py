@@ -16,16 +16,14 @@ HUB_CODES = {401: 'RepoNotFound', 403: 'GatedRepo', 404: 'EntryNotFound'}
 
 @dataclass
 class Server:
-    """What a server has, and what it was asked for.
+    """What a server has by path, and what it was asked for.
 
     Attributes:
-        files: Contents by path.
+        files: Contents.
         cut: Paths whose contents break off half-way.
-        lengths: What is sent as the length of a path, where it is not the true one: a number,
-            'none', or 'chunked'.
-        statuses: Answers other than 200 and 404, by path.
+        lengths: What is sent as the length if not the true one: a number, 'none', or 'chunked'.
+        statuses: Answers other than 200 and 404.
         requests: Method and path of every request so far.
-        url: Its address.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -58,32 +56,29 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
         def answer(self, with_body: bool):
             state.requests.append(f'{self.command} {self.path}')
             content = state.files.get(self.path)
-            status = state.statuses.get(self.path, 200 if content is not None else 404)
+            status = state.statuses.get(self.path, 404 if content is None else 200)
+            if status != 200:
+                content = b''
+            length = state.lengths.get(self.path, len(content))
             self.close_connection = True
             self.send_response(status)
             self.send_header('Connection', 'close')
-            if status != 200:
-                if status in HUB_CODES:
-                    self.send_header('X-Error-Code', HUB_CODES[status])
-                self.send_header('Content-Length', '0')
-                self.end_headers()
-                return
-            length = state.lengths.get(self.path, len(content))
             if length == 'chunked':
                 self.send_header('Transfer-Encoding', 'chunked')
             elif length != 'none':
                 self.send_header('Content-Length', str(length))
-            self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header('X-Repo-Commit', '0' * 40)
+            if status == 200:
+                self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header('X-Repo-Commit', '0' * 40)
+            elif status in HUB_CODES:
+                self.send_header('X-Error-Code', HUB_CODES[status])
             self.end_headers()
-            if not with_body:
-                return
-            if self.path in state.cut:
-                content = content[: len(content) // 2]
+            cut = self.path in state.cut
+            body = content[: len(content) // 2] if cut else content
             if length == 'chunked':
-                head = b'%x\r\n' % len(state.files[self.path])
-                content = head + content + (b'' if self.path in state.cut else b'\r\n0\r\n\r\n')
-            self.wfile.write(content)
+                body = b'%x\r\n' % len(content) + body + (b'' if cut else b'\r\n0\r\n\r\n')
+            if with_body:
+                self.wfile.write(body)
 
         def log_message(self, *_):
             pass

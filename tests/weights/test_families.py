@@ -35,19 +35,20 @@ def test_every_name_comes_back(family, trunk):
     }
 
 
-def test_names_of_each_family():
-    def block(name, kind='mlp.fc1.weight'):
-        return FAMILIES[name].theirs(f'blocks.3.{kind}', DEPTHS)
-
-    assert block('release') == 'blocks.3.mlp.fc1.weight'
-    assert block('sam2') == 'blocks.3.mlp.layers.0.weight'
-    assert block('transformers_sam2') == 'blocks.3.mlp.proj_in.weight'
-    assert block('transformers') == 'encoder.stages.2.layers.0.mlp.fc1.weight'
-    assert block('transformers', 'norm2.bias') == 'encoder.stages.2.layers.0.layernorm_after.bias'
-    assert FAMILIES['timm'].theirs('pos_embed_window', DEPTHS) == 'pos_embed_win'
-    assert FAMILIES['timm_sam2'].theirs('pos_embed_window', DEPTHS) == 'pos_embed_window'
-    norm = FAMILIES['transformers'].theirs('out_norms.0.weight', DEPTHS)
-    assert norm == 'hidden_states_norms.stage1.weight'
+@pytest.mark.parametrize(
+    ('family', 'ours', 'theirs'),
+    [
+        ('release', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.fc1.weight'),
+        ('sam2', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.layers.0.weight'),
+        ('transformers_sam2', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.proj_in.weight'),
+        ('transformers', 'blocks.3.mlp.fc1.bias', 'encoder.stages.2.layers.0.mlp.fc1.bias'),
+        ('transformers', 'out_norms.0.weight', 'hidden_states_norms.stage1.weight'),
+        ('timm', 'pos_embed_window', 'pos_embed_win'),
+        ('timm_sam2', 'pos_embed_window', 'pos_embed_window'),
+    ],
+)
+def test_names_of_each_family(family, ours, theirs):
+    assert FAMILIES[family].theirs(ours, DEPTHS) == theirs
 
 
 @pytest.mark.parametrize(
