@@ -34,6 +34,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    # Python put demo/ itself here; `demo` is imported from the repository root.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # `demo` is not installed
     main()

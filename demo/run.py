@@ -7,11 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from hiera_mm.errors import run_tool
 
-
-def main() -> int:
-    """Parse the command line and run the demo; return the exit status."""
+def main() -> None:
+    """Parse the command line and run the demo."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='Run again after an interruption, it goes on. Exit status: 1 if a score misses its '
@@ -27,19 +25,23 @@ def main() -> int:
     from rich.console import Console
 
     from demo.driver import run_demo
+    from hiera_mm.errors import run_tool
 
     console = Console(highlight=False)
+
+    def run() -> int:
+        try:
+            met = run_demo(args.work_dir, console, fresh=args.fresh, options=args.cfg_options)
+        except KeyboardInterrupt:
+            console.print('Interrupted. The same command goes on from the last checkpoint.')
+            return 130
+        return 0 if met else 1
+
     # Leave in good order: the step that is running is ended on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        met = run_demo(args.work_dir, console, fresh=args.fresh, options=args.cfg_options)
-    except KeyboardInterrupt:
-        console.print('Interrupted. The same command goes on from the last checkpoint.')
-        return 130
-    return 0 if met else 1
+    run_tool(run)
 
 
 if __name__ == '__main__':
-    # Python put demo/ itself here; `demo` is imported from the repository root.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    run_tool(main)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # `demo` is not installed
+    main()
