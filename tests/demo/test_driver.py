@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -92,6 +93,7 @@ def test_the_script_hands_its_options_on(monkeypatch, tmp_path, came_to, status)
 
     monkeypatch.setattr(driver, 'run_demo', run_demo)
     monkeypatch.setattr(sys, 'path', ['', *sys.path])  # the script replaces the first
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)  # not for this process
     typed = ['run.py', '--work-dir', str(tmp_path), '--fresh', '--cfg-options', 'a.b=1', 'c=2']
     monkeypatch.setattr(sys, 'argv', typed)
     with pytest.raises(SystemExit) as ended:
