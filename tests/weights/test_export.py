@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from hiera_mm import weights
 from hiera_mm.errors import CheckpointError, ConfigError
 from hiera_mm.network import HieraTrunk
-from hiera_mm.weights.export import convert
+from hiera_mm.weights.export import TARGETS, convert
 from hiera_mm.weights.reading import read_file
 
 RELEASE = dict(embed_dim=16, num_heads=2, depths=(1, 2, 2, 1))
@@ -239,6 +239,8 @@ def test_the_tool(tmp_path, run_here):
     count = len(trunk.state_dict())
     assert f'{count} tensors written to {tmp_path / "out.pth"}' in done.stdout
     assert same(read_file(tmp_path / 'out.pth')['model_state'], trunk)
+    for target in TARGETS:
+        assert target in run_here('convert_weights.py', '--help').stdout
     again = run_here('convert_weights.py', start, tmp_path / 'out.pth', *options)
     assert again.returncode == 2
     assert 'CheckpointError' in again.stderr
