@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from demo.shapes import ShapesPaths, make_shapes
 from hiera_mm.engine import checkpoints, config, data_checks, fit, launch, train
+from hiera_mm.engine import test as evaluate
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TRAINED_ITERS = 1
@@ -37,6 +39,25 @@ class Task:
         """The options with others added, `__` standing for the dots."""
         return {**self.options, **{key.replace('__', '.'): v for key, v in changes.items()}}
 
+    def train(self, work_dir: Path, how: dict[str, Any] | None = None, **changes: Any) -> Runner:
+        """Train with options of `train` and changes of the config; return the runner."""
+        forget_other_runs()
+        options = self.changed(**changes)
+        return train(self.config, work_dir=str(work_dir), cfg_options=options, **(how or {}))
+
+    def test(self, work_dir: Path, how: dict[str, Any] | None = None, **changes: Any) -> dict:
+        """Test the checkpoint, or the one in `how`, with options of `test`; return the scores."""
+        how = {'checkpoint': self.checkpoint, **(how or {})}
+        forget_other_runs()
+        options = self.changed(**changes)
+        return evaluate(self.config, work_dir=str(work_dir), cfg_options=options, **how)
+
+
+def forget_other_runs() -> None:
+    """mmengine knows runs by their second: two in one would share loggers and checkpoints."""
+    for kind in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
+        kind._instance_dict.clear()
+
 
 def make_task(name: str, shapes: ShapesPaths, work_dir: Path, **options: Any) -> Task:
     quick: dict[str, Any] = {
@@ -51,6 +72,11 @@ def make_task(name: str, shapes: ShapesPaths, work_dir: Path, **options: Any) ->
         quick[f'{split}_dataloader.persistent_workers'] = False
         quick[f'{split}_dataloader.dataset.data_root'] = str(shapes.root)
     return Task(CONFIGS / 'demo' / name, {**quick, **options}, work_dir)
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_other_tests() -> None:
+    forget_other_runs()
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -102,26 +128,16 @@ def segmenter(shapes: ShapesPaths, tmp_path_factory: pytest.TempPathFactory) -> 
     )
 
 
-def trained(task: Task) -> Task:
-    train(task.config, work_dir=str(task.work_dir), cfg_options=task.options)
-    return task
-
-
 @pytest.fixture(scope='session')
 def trained_detector(detector: Task) -> Task:
-    return trained(detector)
+    detector.train(detector.work_dir)
+    return detector
 
 
 @pytest.fixture(scope='session')
 def trained_segmenter(segmenter: Task) -> Task:
-    return trained(segmenter)
-
-
-@pytest.fixture(autouse=True)
-def no_memory_of_other_runs() -> None:
-    """mmengine knows runs by their second: two in one would share loggers and folders."""
-    for kind in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
-        kind._instance_dict.clear()
+    segmenter.train(segmenter.work_dir)
+    return segmenter
 
 
 @pytest.fixture

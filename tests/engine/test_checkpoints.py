@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
-from hiera_mm.engine import CheckpointError, make_loading_safe, train
+from hiera_mm.engine import CheckpointError, make_loading_safe
 from hiera_mm.engine.checkpoints import (
     UNFINISHED,
     latest_whole_checkpoint,
@@ -117,22 +117,21 @@ class TestWriting:
     def test_the_only_checkpoint_stays_until_the_next_is_there(
         self, trained_segmenter, tmp_path, small_disk
     ):
-        options = trained_segmenter.changed(
+        options = dict(
             train_cfg__max_iters=3,
             train_cfg__val_interval=3,
             default_hooks__checkpoint__max_keep_ckpts=1,
             default_hooks__checkpoint__save_best='mIoU',
         )
-        config, folder = trained_segmenter.config, str(tmp_path)
         saved = tmp_path / 'iter_1.pth'
         shutil.copy(trained_segmenter.checkpoint, saved)
         content = saved.read_bytes()
         small_disk(len(content) // 2)
         with pytest.raises(CheckpointError, match=r'iter_2\.pth .* cannot be written'):
-            train(config, work_dir=folder, cfg_options=options, resume='auto')
+            trained_segmenter.train(tmp_path, dict(resume='auto'), **options)
         assert saved.read_bytes() == content
         small_disk(resource.RLIM_INFINITY)
-        runner = train(config, work_dir=folder, cfg_options=options, resume='auto')
+        runner = trained_segmenter.train(tmp_path, dict(resume='auto'), **options)
         names = sorted(path.name for path in tmp_path.glob('*.pth*'))
         assert names == ['best_mIoU_iter_3.pth', 'iter_3.pth']
         state = read_checkpoint(tmp_path / 'iter_3.pth')['state_dict']
@@ -145,13 +144,13 @@ class TestWriting:
         monkeypatch.setattr(
             'mmengine.evaluator.Evaluator.evaluate', lambda *_: {'mIoU': next(scores)}
         )
-        options = segmenter.changed(
+        segmenter.train(
+            tmp_path,
             train_cfg__max_iters=3,
             train_cfg__val_interval=1,
             default_hooks__checkpoint__max_keep_ckpts=2,
             default_hooks__checkpoint__save_best='mIoU',
         )
-        train(segmenter.config, work_dir=str(tmp_path), cfg_options=options)
         names = sorted(path.name for path in tmp_path.glob('*.pth'))
         assert names == ['best_mIoU_iter_2.pth', 'iter_2.pth', 'iter_3.pth']
 

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from hiera_mm.engine import ConfigError
 from hiera_mm.engine import config as options
 from hiera_mm.engine.config import load_config, read_overrides
+from hiera_mm.network import VARIANTS
 
 REPO = Path(__file__).parents[2]
 
@@ -133,6 +134,20 @@ def test_option_that_comes_too_late(write):
 def test_option_that_arrives(write):
     options = {'data_root': 'b/', 'train_dataloader.dataset.data_root': 'b'}
     assert load_config(write(DATA), cfg_options=options).data_root == 'b/'
+
+
+def test_each_arch_that_weights_tell_is_written_down(monkeypatch):
+    monkeypatch.setattr(options, 'variant_of', lambda source, _: VARIANTS[source])
+
+    def auto(source: str, kind: str = 'Hiera') -> dict:
+        init = dict(type='Pretrained', checkpoint=source)
+        return dict(type=kind, arch='auto', init_cfg=init)
+
+    teachers = [auto('sam2_tiny', 'mmdet.Hiera'), auto('no Hiera', 'Swin')]
+    cfg = Config(dict(model=dict(backbone=auto('tiny'), teachers=teachers)))
+    options.resolve_arch(cfg)
+    assert cfg.model.backbone.arch == 'tiny'
+    assert [teacher.arch for teacher in cfg.model.teachers] == ['sam2_tiny', 'auto']
 
 
 class TestAmp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
 
-from hiera_mm.engine import DataError, train
+from hiera_mm.engine import DataError
 from hiera_mm.engine.loops import PlacedBatches, SeededBatch, seed_everything
 from hiera_mm.weights.reading import read_checkpoint
 
@@ -154,13 +155,12 @@ def test_a_resumed_training_ends_the_same(request, tmp_path, kind, schedule):
     if kind == 'detector':
         options['train_dataloader.batch_size'] = 1
 
-    folder = str(tmp_path / 'resumed')
+    task = replace(task, config=config, options=options)
     stop = dict(type='StopOnce', after=STOPS.get(schedule, 5))
     with pytest.raises(Stopped):
-        train(config, work_dir=folder, cfg_options={**options, 'custom_hooks': [stop]})
-    resumed = train(config, work_dir=folder, cfg_options=options, resume='auto')
-    options['randomness.seed'] = resumed.seed
-    whole = train(config, work_dir=str(tmp_path / 'whole'), cfg_options=options)
+        task.train(tmp_path / 'resumed', custom_hooks=[stop])
+    resumed = task.train(tmp_path / 'resumed', dict(resume='auto'))
+    whole = task.train(tmp_path / 'whole', randomness__seed=resumed.seed)
     assert resumed.iter == whole.iter
     expected = last_weights(tmp_path / 'whole')
     found = last_weights(tmp_path / 'resumed')
