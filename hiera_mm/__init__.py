@@ -12,17 +12,15 @@ import warnings
 __version__ = '0.1.0'
 
 try:
-    import mmengine.model  # noqa: F401  and torch, on which it stands
-except Exception as error:
-    # No toolbox runs, so nothing is missed by not registering; the doctor must run all the same.
-    warnings.warn(
-        f'hiera_mm cannot work here: {error!r}. `python -m hiera_mm.doctor` says what to do.',
-        stacklevel=2,
-    )
-else:
     from hiera_mm import ops
 
     ops.install()
 
     from hiera_mm import backbone  # noqa: F401
     from hiera_mm.engine import fsdp, optimizer  # noqa: F401
+except Exception as error:
+    # Nothing is registered then; the doctor must run all the same.
+    warnings.warn(
+        f'hiera_mm cannot work here: {error!r}. `python -m hiera_mm.doctor` says what to do.',
+        stacklevel=2,
+    )

@@ -110,7 +110,7 @@ class Hiera(HieraTrunk, BaseModule):
             _check_outputs(out_indices, out_strides, out_channels)
             super().__init__(
                 arch,
-                out_indices=out_indices if out_strides is None else sorted(set(out_indices)),
+                out_indices=sorted(set(out_indices)) if out_strides else out_indices,
                 out_norm_eps=_out_norm_eps(out_norm),
                 pos_embed=pos_embed,
                 rel_pos=rel_pos,
@@ -196,6 +196,15 @@ class Hiera(HieraTrunk, BaseModule):
         return [self.patch_embed, *position, *self.blocks[:num_blocks]]
 
 
+class Projection(nn.Conv2d):
+    """A 1x1 convolution that starts as those of necks do."""
+
+    def reset_parameters(self) -> None:
+        """Draw weights by Xavier's rule; biases are zero."""
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class Outputs(nn.Module):
     """Turns features into maps of the strides and channels that their readers were made for.
 
@@ -221,12 +230,10 @@ class Outputs(nn.Module):
         super().__init__()
         self.strides = strides
         self.out_strides = out_strides
-        self.projections = nn.ModuleList()
-        for dim, dim_out in zip(channels, out_channels or (), strict=out_channels is not None):
-            projection = nn.Conv2d(dim, dim_out, kernel_size=1)
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-            self.projections.append(projection)
+        self.projections = nn.ModuleList(
+            Projection(dim, dim_out, kernel_size=1)
+            for dim, dim_out in zip(channels, out_channels or (), strict=out_channels is not None)
+        )
 
     def forward(
         self, features: Sequence[torch.Tensor], image_size: tuple[int, int]
@@ -277,6 +284,8 @@ def _check_outputs(
     out_strides: Sequence[int] | None,
     out_channels: Sequence[int] | None,
 ) -> None:
+    if isinstance(out_indices, str) or not isinstance(out_indices, Sequence):
+        raise TypeError(f'out_indices must be a sequence such as (0, 1, 2, 3), got {out_indices!r}')
     for name, values in (('out_strides', out_strides), ('out_channels', out_channels)):
         if values is None:
             continue

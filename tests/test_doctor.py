@@ -212,6 +212,11 @@ def test_looks_at_this_environment():
             'raise OSError("libcudart.so.13: cannot open shared object file")',
             'torch cannot be imported: OSError: libcudart.so.13: cannot open shared object file',
         ),
+        (
+            'safetensors',
+            'raise ImportError("not for this Python")',
+            'hiera_mm.backbone cannot be imported: ImportError: not for this Python',
+        ),
         pytest.param(
             'torchvision',
             'raise RuntimeError("operator torchvision::nms does not exist")',
@@ -233,4 +238,4 @@ def test_survives_broken_packages(tmp_path, monkeypatch, package, source, what):
     assert result.returncode == 1, result.stderr
     assert what in result.stdout
     assert result.stdout.count('BROKEN') == 1
-    assert ('hiera_mm cannot work here' in result.stderr) == (package == 'torch')
+    assert ('hiera_mm cannot work here' in result.stderr) == (package in ('torch', 'safetensors'))

@@ -91,9 +91,8 @@ def train(
     start = cfg.get('load_from')
     checkpoint = CheckpointLoader.load_checkpoint(start, 'cpu') if start else None
     resumes = checkpoint is not None and cfg.get('resume')
-    if resumes:
-        seed = checkpoint.get('meta', {}).get('seed')
-        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+    if resumes and 'seed' in checkpoint.get('meta', {}):
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta']['seed']}
     runner, model = _build_runner(cfg, ('train', 'val'))
     check_pretrained(model)
     if resumes:

@@ -149,7 +149,11 @@ def resolve_arch(cfg: Config, checkpoint: str | Path | None = None) -> None:
         name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
         if name.rpartition('.')[2] != 'Hiera' or node.get('arch') != 'auto':
             continue
-        inits = [init for init in as_list(node.get('init_cfg')) if init.get('checkpoint')]
+        inits = [
+            init
+            for init in as_list(node.get('init_cfg'))
+            if isinstance(init, Mapping) and init.get('checkpoint')
+        ]
         sources = [(init['checkpoint'], init.get('prefix')) for init in inits]
         if checkpoint is not None:
             sources.append((checkpoint, place))

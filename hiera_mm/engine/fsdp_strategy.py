@@ -20,8 +20,8 @@ class HieraFSDPStrategy(FSDPStrategy):
     """mmengine's FSDP strategy with parts that suit Hiera, and its faults mended.
 
     Checkpoints hold the whole model under its usual names, so that one process can test or
-    fine-tune from them. Where the gradient is clipped, its norm is that of all shards. The state of
-    the optimiser can be resumed with torch 2.1 and later. Without a GPU the shards stay on the CPU.
+    fine-tune from them. Where the gradient is clipped, its norm is that of all shards. Without a
+    GPU the shards stay on the CPU.
 
     Args:
         model_wrapper: Options of ``MMFullyShardedDataParallel``, by default with

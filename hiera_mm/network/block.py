@@ -19,7 +19,7 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Draw weights from a normal distribution of deviation 0.02; biases are 0.02.
 
-        The release cuts the distribution at a hundred deviations, which is nowhere.
+        The release cuts the distribution at a hundred deviations, so it cuts nothing.
         """
         nn.init.normal_(self.weight, std=0.02)
         nn.init.constant_(self.bias, 0.02)
@@ -99,8 +99,8 @@ class Attention(nn.Module):
             q = max_pool(q)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         if self.window == 0:
-            # Every block of queries reads all keys and values: the rows of a head had best lie
-            # beside each other.
+            # Every block of queries reads all keys and values, which is faster where the rows of
+            # a head lie beside each other.
             k, v = k.contiguous(), v.contiguous()
         if self.has_rel_pos:
             tables = (self.rel_pos_h, self.rel_pos_w)

@@ -66,7 +66,7 @@ class WindowAligned(Absolute):
 
     The learnt map is the sum of its mean mask unit, which is tiled, and the rest, which is
     resized. What an absolute map has learnt of the place inside a window then stays there at
-    every size (arXiv 2311.05613, section 3, shows that resizing tears it apart). The parameter
+    every size (arXiv 2311.05613, section 3, shows what resizing does to it). The parameter
     is that of :class:`Absolute`, so nothing has to be trained anew, and at the size of the learnt
     map the two are the same.
     """

@@ -1,12 +1,11 @@
 """Inference on a CPU, a strip of mask units at a time.
 
-What happens inside windows, and in an MLP, can be done for a few rows of units after the other.
-On a CPU that is faster, because what lies between two operations stays small: it remains in the
-cache, and its memory is used again at once instead of being asked of the system anew, page by
-page, for every operation. On a GPU, where torch keeps freed memory itself, strips would only be
-more and smaller kernels; in training everything has to be kept anyway.
+Blocks with windows can work on a few rows of units after the other. On a CPU that is faster: what
+lies between two operations is small, stays in the cache, and needs no new memory from the system.
+On a GPU, where torch keeps freed memory itself, strips would only be more and smaller kernels; in
+training everything has to be kept anyway.
 
-:func:`run` is the one door: nothing else knows of strips.
+The trunk asks :func:`apply_to` and calls :func:`run`; nothing else knows of strips.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from .block import MLP_RATIO
 
@@ -35,22 +33,28 @@ def apply_to(trunk: HieraTrunk, x: torch.Tensor) -> bool:
 
     A network compiled for all sizes must not be cut as suits one of them.
     """
-    return (
-        x.device.type == 'cpu'
-        and not trunk.training
-        and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
-        and not (torch.compiler.is_compiling() and not all(map(has_static_value, x.shape)))
-    )
+    if x.device.type != 'cpu' or trunk.training or torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import has_static_value
+
+        return all(map(has_static_value, x.shape))
+    return not torch.jit.is_tracing()
 
 
-def run(trunk: HieraTrunk, x: torch.Tensor, grid: tuple[int, int]) -> list[torch.Tensor]:
+def run(
+    trunk: HieraTrunk,
+    x: torch.Tensor,
+    grid: tuple[int, int],
+    memory_format: torch.memory_format,
+) -> list[torch.Tensor]:
     """Do what the loop of :class:`HieraTrunk` does, strip by strip.
 
     Args:
         trunk: The network.
         x: Tokens after the patch embedding, ``(B, units, 64, C)``.
         grid: Rows and columns of mask units.
+        memory_format: That of the maps.
 
     Returns:
         The map of each output, ``(B, C, H, W)``.
@@ -69,7 +73,10 @@ def run(trunk: HieraTrunk, x: torch.Tensor, grid: tuple[int, int]) -> list[torch
             for index in range(start, end):
                 strip = trunk.blocks[index](strip, strip_grid)
                 if index in trunk.stage_after:
-                    parts.setdefault(index, []).append(trunk.output(index, strip, strip_grid))
+                    part = trunk.output(index, strip, strip_grid)
+                    # Turned here, a strip is still in the cache.
+                    part = part.contiguous(memory_format=memory_format)
+                    parts.setdefault(index, []).append(part)
             tokens.append(strip)
         x = join(tokens, dim=1)
         maps += [join(rows, dim=2) for rows in parts.values()]

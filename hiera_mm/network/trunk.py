@@ -177,7 +177,7 @@ class HieraTrunk(nn.Module):
         x = to_units(x + self._position((grid[0] * MASK_UNIT, grid[1] * MASK_UNIT)), grid)
 
         if strips.apply_to(self, x):
-            maps = strips.run(self, x, grid)
+            maps = strips.run(self, x, grid, memory_format)
         else:
             maps = []
             for index, block in enumerate(self.blocks):
