@@ -78,7 +78,14 @@ setup(
     python_requires='>=3.10',
     # The toolboxes are extras: the forks and the originals share their import names, so that
     # asking for either here could install one over the other.
-    install_requires=['torch>=2.4', 'torchvision', 'safetensors', 'huggingface_hub', 'filelock'],
+    install_requires=[
+        'torch>=2.4',
+        'torchvision',
+        'safetensors',
+        'huggingface_hub',
+        'filelock',
+        'tqdm',
+    ],
     extras_require={name: read_requirements(name) for name in ('onedl', 'openmmlab', 'test')},
     cmdclass={'build_py': BuildWithMimFiles},
     zip_safe=False,

@@ -15,8 +15,8 @@ from . import weights
 from .errors import ConfigError, UserError, did_you_mean
 from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
-from .network.resize import linear_matrix, mean_matrix, precise, resize
-from .network.trunk import memory_format_of
+from .network.resize import linear_matrix, mean_matrix, resize
+from .network.trunk import memory_format_of, require_sequence
 from .network.variants import NUM_STAGES
 
 
@@ -261,7 +261,7 @@ class Outputs(nn.Module):
                 ratio = out_stride / stride
                 matrix = mean_matrix if ratio > 1 else linear_matrix
                 rows, columns = (
-                    matrix(size, -(-side // out_stride), ratio, precise(feature))
+                    matrix(size, -(-side // out_stride), ratio, feature)
                     for size, side in zip(feature.shape[2:], image_size, strict=True)
                 )
                 memory_format = memory_format_of(feature)
@@ -284,8 +284,7 @@ def _check_outputs(
     out_strides: Sequence[int] | None,
     out_channels: Sequence[int] | None,
 ) -> None:
-    if isinstance(out_indices, str) or not isinstance(out_indices, Sequence):
-        raise TypeError(f'out_indices must be a sequence such as (0, 1, 2, 3), got {out_indices!r}')
+    require_sequence(out_indices)
     for name, values in (('out_strides', out_strides), ('out_channels', out_channels)):
         if values is None:
             continue
@@ -313,11 +312,11 @@ def _pretrained(init_cfg: object) -> dict[str, object] | None:
         options = {'source': cfg.get('checkpoint'), **cfg}
         for key in ('type', 'checkpoint', 'map_location'):  # weights are read on the CPU anyway
             options.pop(key, None)
-        known = inspect.signature(weights.load).parameters
+        known = list(inspect.signature(weights.load).parameters)[1:]  # the first is the network
         if not options['source'] or any(name not in known for name in options):
             raise ValueError(
                 "init_cfg must be dict(type='Pretrained', checkpoint=...), if need be with the "
-                f'options of hiera_mm.weights.load beside it ({", ".join(list(known)[2:])}), or an '
+                f'options of hiera_mm.weights.load beside it ({", ".join(known[1:])}), or an '
                 f'initialiser of mmengine; got {cfg}'
             )
         return options

@@ -84,6 +84,7 @@ def test_wheel_asks_for_no_toolbox_unless_told_to(installed):
         'safetensors',
         'huggingface_hub',
         'filelock',
+        'tqdm',
     }
     for extra, package in (('onedl', 'onedl-mmcv=='), ('openmmlab', 'mmcv-lite==')):
         chosen = [need for need in needs if f'extra == "{extra}"' in need]

@@ -31,6 +31,9 @@ TRACKERS = {
 }
 """Experiment trackers: the package that each needs, and mmengine's name for it."""
 
+TOOLBOXES = ('mmdet', 'mmseg')
+"""Scopes whose models can be tried out and whose predictions can be drawn."""
+
 _FSDP = 'HieraFSDPStrategy'
 _PACKAGE = Path(__file__).parents[1]
 _CONFIG_FOLDERS = (Path('configs'), _PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')

@@ -21,12 +21,11 @@ from torch import nn
 from ..errors import ConfigError, DataError
 from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
-from .config import load_config, resolve_arch
+from .config import TOOLBOXES, load_config, resolve_arch
 from .fit import require_complete, state_dict_of
 from .launch import make_folder
 
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-TOOLBOXES = ('mmdet', 'mmseg')
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import did_you_mean
 from .layout import MASK_UNIT
-from .resize import cubic_matrix, precise, resize
+from .resize import cubic_matrix, resize
 
 PRETRAIN_GRID = (56, 56)
 """Rows and columns of tokens of the 224x224 images the release was trained on."""
@@ -213,10 +213,8 @@ def add_tiled(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
 
 def resize_bicubic(x: torch.Tensor, grid: tuple[int, int], antialias: bool = False) -> torch.Tensor:
     """Resize a map ``(B, C, H, W)`` to ``grid``; at its own size it comes out unchanged."""
-    like = precise(x)
     matrices = (
-        cubic_matrix(size, out, antialias, like)
-        for size, out in zip(x.shape[-2:], grid, strict=True)
+        cubic_matrix(size, out, antialias, x) for size, out in zip(x.shape[-2:], grid, strict=True)
     )
     return resize(x, *matrices)
 

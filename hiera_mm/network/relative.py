@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .layout import to_units
-from .resize import linear_matrix, precise
+from .resize import linear_matrix, multiply
 
 
 def attend_with_relative_position(
@@ -42,9 +42,8 @@ def attend_with_relative_position(
     queries, keys = [q * q.shape[-1] ** -0.5], [k]
     for axis, table in enumerate(tables):
         side = grid[axis] * key_side
-        like = precise(table)
-        matrix = linear_matrix(len(table), 2 * side - 1, len(table) / (2 * side - 1), like)
-        table = (matrix @ like).to(q.dtype)
+        matrix = linear_matrix(len(table), 2 * side - 1, len(table) / (2 * side - 1), table)
+        table = multiply(matrix, table).to(q.dtype)
         places = torch.arange(side, device=q.device)
         # After pooling a query stands for a 2x2 patch of keys. Distances are counted in keys.
         at_query = coordinate(axis, grid, query_side, q.device) * (key_side // query_side)

@@ -20,15 +20,16 @@ def cubic_matrix(size: int, out: int, antialias: bool, like: torch.Tensor) -> to
         out: Entries that it is to have.
         antialias: As PIL and ``interpolate(..., antialias=True)`` resize: the cubic of Keys with
             a = -0.5, widened where the side shrinks, instead of a = -0.75 at any scale.
-        like: A tensor of the dtype and on the device that the matrix is to have.
+        like: What is to be resized: the matrix is on its device, of its dtype or of float32 where
+            that is less precise.
 
     Returns:
         ``(out, size)``; every row adds up to 1.
     """
-    centres = (torch.arange(out, dtype=like.dtype, device=like.device) + 0.5) * size / out - 0.5
+    centres = (_numbers(0, out, like) + 0.5) * size / out - 0.5
     # The cubic reaches two entries to each side. Beyond the border the last entry is repeated
     # (a = -0.75) or nothing is there (a = -0.5).
-    places = torch.arange(-2, size + 2, dtype=like.dtype, device=like.device)
+    places = _numbers(-2, size + 2, like)
     distance = (places - centres[:, None]).abs()
     if antialias and size > out:
         distance = distance * out / size
@@ -52,21 +53,20 @@ def linear_matrix(size: int, out: int, ratio: float, like: torch.Tensor) -> torc
         size: Entries of the side.
         out: Entries that it is to have.
         ratio: Old entries for each new one.
-        like: A tensor of the dtype and on the device that the matrix is to have.
+        like: What is to be resized: the matrix is on its device, of its dtype or of float32 where
+            that is less precise.
 
     Returns:
         ``(out, size)``; every row adds up to 1.
     """
-    new = torch.arange(out, dtype=like.dtype, device=like.device)[:, None]
-    old = torch.arange(size, dtype=like.dtype, device=like.device)
+    new, old = _numbers(0, out, like)[:, None], _numbers(0, size, like)
     centres = ((new + 0.5) * ratio - 0.5).clamp(0, size - 1)
     return (1 - (centres - old).abs()).clamp(min=0)
 
 
 def mean_matrix(size: int, out: int, ratio: float, like: torch.Tensor) -> torch.Tensor:
     """Return the matrix that averages what each new entry covers; as :func:`linear_matrix`."""
-    new = torch.arange(out, dtype=like.dtype, device=like.device)[:, None]
-    old = torch.arange(size, dtype=like.dtype, device=like.device)
+    new, old = _numbers(0, out, like)[:, None], _numbers(0, size, like)
     covered = torch.minimum((new + 1) * ratio, old + 1) - torch.maximum(new * ratio, old)
     weights = covered.clamp(min=0)
     return weights / weights.sum(dim=1, keepdim=True)
@@ -76,15 +76,19 @@ def resize(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.
     """Resize maps ``(B, C, h, w)`` by the matrices ``(H, h)`` and ``(W, w)``.
 
     Returns:
-        ``(B, C, H, W)`` of the dtype of ``x``, computed in that of the matrices whatever autocast
-        says; in memory its channels come last.
+        ``(B, C, H, W)`` of the dtype of ``x``; in memory its channels come last.
     """
+    tokens = x.permute(0, 2, 3, 1)
+    tokens = multiply(rows, tokens.flatten(2)).unflatten(2, tokens.shape[2:])
+    return multiply(columns, tokens).permute(0, 3, 1, 2).to(x.dtype)
+
+
+def multiply(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``matrix @ x`` in the dtype of the matrix, whatever autocast says."""
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        tokens = x.permute(0, 2, 3, 1).to(rows.dtype)
-        tokens = (rows @ tokens.flatten(2)).unflatten(2, tokens.shape[2:])
-        return (columns @ tokens).permute(0, 3, 1, 2).to(x.dtype)
+        return matrix @ x.to(matrix.dtype)
 
 
-def precise(x: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` in float32 at least; half precision would move what is resized."""
-    return x if x.dtype == torch.float64 else x.float()
+def _numbers(start: int, end: int, like: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.arange(start, end, dtype=dtype, device=like.device)

@@ -229,8 +229,7 @@ class HieraTrunk(nn.Module):
 
 
 def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(out_indices, (int, str)):
-        raise TypeError(f'out_indices must be a sequence such as (0, 1, 2, 3), got {out_indices!r}')
+    require_sequence(out_indices)
     indices = tuple(out_indices)
     if not indices:
         raise ValueError('out_indices is empty; name at least one of the stages 0, 1, 2, 3')
@@ -245,6 +244,12 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
             f'did you mean {tuple(sorted(set(indices)))}?'
         )
     return indices
+
+
+def require_sequence(out_indices: object) -> None:
+    """Raise a TypeError unless ``out_indices`` is a sequence."""
+    if isinstance(out_indices, str) or not isinstance(out_indices, Sequence):
+        raise TypeError(f'out_indices must be a sequence such as (0, 1, 2, 3), got {out_indices!r}')
 
 
 def memory_format_of(x: torch.Tensor) -> torch.memory_format:

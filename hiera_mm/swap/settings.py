@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.config import as_list, walk
+from ..network.trunk import UNIT_PIXELS
 from ..trial.configs import RGB, Keys, image_channels, owners
 from .ways import type_name
 
 # What every published Hiera was trained on.
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
-SIZE_DIVISOR = 32  # a mask unit
 
 # What the toolboxes train their own Swin with: learning rate at a batch of 16, weight decay, and
 # iterations and first factor of the warm-up.
@@ -85,11 +85,11 @@ def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Keys, str]
             new['rgb_to_bgr'] = False
         if 'SegDataPreProcessor' not in str(node['type']):
             divisor = node.get('pad_size_divisor') or 1
-            if divisor % SIZE_DIVISOR:
-                new['pad_size_divisor'] = SIZE_DIVISOR
+            if divisor % UNIT_PIXELS:
+                new['pad_size_divisor'] = UNIT_PIXELS
         changed = [key for key, value in new.items() if _differs(node.get(key), value)]
         if changed == ['pad_size_divisor']:
-            remarks[path] = f'A mask unit has {SIZE_DIVISOR} pixels.'
+            remarks[path] = f'A mask unit has {UNIT_PIXELS} pixels.'
         elif changed:
             remarks[path] = 'Hiera was trained on RGB images, normalised so.'
         node |= {key: new[key] for key in changed}

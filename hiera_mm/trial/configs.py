@@ -9,11 +9,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.config import load_config, walk
+from ..engine.config import TOOLBOXES, load_config, walk
 from ..errors import ConfigError, UserError, nearest
 from ..network.trunk import UNIT_PIXELS
 
-TOOLBOXES = ('mmdet', 'mmseg')
 RGB = 3
 
 Keys = tuple[str | int, ...]
