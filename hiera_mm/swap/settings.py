@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..engine.config import as_list, walk
@@ -186,4 +187,4 @@ def _differs(old: Any, new: Any) -> bool:
 
 
 def _size(arch: str) -> str:
-    return arch.removeprefix('sam2_').removeprefix('hieradet_').removesuffix('_abswin')
+    return re.sub('^(sam2|hieradet)_|_(abswin|windowed)$', '', arch)

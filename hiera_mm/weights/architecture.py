@@ -52,6 +52,7 @@ def variants_of(weights: Weights, path: object) -> list[str]:
         if not differences(weights, variant)
         and kind_of(variant.pos_embed) == kind
         and weights.family.windowed in (None, is_windowed(variant))
+        and not name.endswith('_windowed')  # made of the weights of the plain name
     ]
 
 
@@ -95,25 +96,23 @@ def resolve(weights: Weights, path: object) -> Variant:
 def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | None:
     """Make sure that weights are those of a network's architecture.
 
-    An architecture of the user's own may attend in other windows than the weights were trained
-    with: then a remark that says so is returned.
+    A network may attend in other windows than the weights were trained with: then a remark that
+    says so is returned.
     """
     variant = network.variant
-    asked = name_of(variant)
+    names = variants_of(weights, path)
     found = differences(weights, variant)
-    windowed = weights.family.windowed
-    other_windows = windowed not in (None, is_windowed(variant))
-    trained = f"{'with' if windowed else 'without'} SAM 2's windows"
-    if found or (asked and other_windows):
-        names = variants_of(weights, path)
+    if found:
         raise CheckpointError(
             f'{path}: this is {" or ".join(names) or describe(weights)}, and the config says '
-            f'arch={asked or "one of your own"!r} ({", ".join(found) or trained}). Nothing was '
+            f'arch={name_of(variant) or "one of your own"!r} ({", ".join(found)}). Nothing was '
             f'loaded. Set arch={names[0] if len(names) == 1 else "auto"!r}, or use other weights.'
         )
-    if other_windows:
+    windowed = weights.family.windowed
+    if windowed not in (None, is_windowed(variant)):
         return (
-            f'the weights were trained {trained}; this network has window_sizes '
+            f"the weights were trained {'with' if windowed else 'without'} SAM 2's windows "
+            f'({" or ".join(names) or "no published Hiera"}); this network has window_sizes '
             f'{variant.window_sizes} and global_blocks {variant.global_blocks}'
         )
     return None
@@ -124,10 +123,13 @@ def name_of(variant: Variant) -> str | None:
 
     The position embedding does not count: it is chosen apart from the rest.
     """
-    for name, published in VARIANTS.items():
-        if replace(published, pos_embed=variant.pos_embed) == variant:
-            return name
-    return None
+    names = [
+        name
+        for name, published in VARIANTS.items()
+        if replace(published, pos_embed=variant.pos_embed) == variant
+    ]
+    # large_windowed and sam2_large differ in nothing else: then it decides.
+    return max(names, key=lambda name: VARIANTS[name].pos_embed == variant.pos_embed, default=None)
 
 
 def describe(weights: Weights) -> str:

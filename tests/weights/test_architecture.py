@@ -15,6 +15,7 @@ from hiera_mm.weights.architecture import (
 )
 from hiera_mm.weights.families import FAMILIES, interpret
 
+WINDOWED = [arch for arch in VARIANTS if arch.endswith('_windowed')]
 HOME = {  # a family in which each architecture is published
     'small_abswin': 'timm',
     'base_abswin': 'timm',
@@ -39,7 +40,7 @@ def weights_of(arch, family=None, prefix='', **options):
     return interpret(state, 'x.pth')
 
 
-@pytest.mark.parametrize('arch', VARIANTS)
+@pytest.mark.parametrize('arch', [arch for arch in VARIANTS if arch not in WINDOWED])
 def test_every_architecture_is_told(arch):
     weights = weights_of(arch)
     assert variants_of(weights, 'x.pth') == [arch]
@@ -52,12 +53,9 @@ def test_every_architecture_is_told(arch):
     [
         ('tiny', 'base'),
         ('base', 'base_plus'),
-        ('tiny', 'sam2_tiny'),
-        ('sam2_tiny', 'tiny'),
         ('small', 'small_abswin'),
         ('small_abswin', 'hieradet_small'),
         ('hieradet_small', 'sam2_small'),
-        ('sam2_large', 'large'),
     ],
 )
 def test_another_architecture_is_refused_by_name(arch, asked):
@@ -70,6 +68,23 @@ def test_another_architecture_is_refused_by_name(arch, asked):
 @pytest.mark.parametrize('arch', ['tiny', 'sam2_tiny'])
 def test_the_position_embedding_is_the_users_choice(arch, pos_embed):
     assert require_same(weights_of(arch), trunk_of(arch, pos_embed=pos_embed), 'x.pth') is None
+
+
+@pytest.mark.parametrize('asked', WINDOWED)
+def test_a_windowed_layout_takes_and_keeps_the_plain_weights(asked):
+    plain = asked.removesuffix('_windowed')
+    assert f"trained without SAM 2's windows ({plain})" in require_same(
+        weights_of(plain), trunk_of(asked), 'x.pth'
+    )
+    saved = weights_of(asked, 'ours', 'backbone.')
+    assert require_same(saved, trunk_of(asked), 'x.pth') is None
+    assert variants_of(saved, 'x.pth') == [plain]
+    assert name_of(VARIANTS[asked]) == asked
+
+
+def test_weights_of_one_kind_of_windows_are_taken_by_the_other_with_a_remark():
+    assert '(large)' in require_same(weights_of('large'), trunk_of('sam2_large'), 'x.pth')
+    assert '(sam2_tiny)' in require_same(weights_of('sam2_tiny'), trunk_of('tiny'), 'x.pth')
 
 
 def test_an_architecture_of_ones_own_may_have_other_windows():
@@ -117,6 +132,7 @@ def test_position_embeddings_of_files():
 def test_a_name_does_not_depend_on_the_position_embedding():
     assert name_of(replace(VARIANTS['huge'], pos_embed=Absolute((112, 112)))) == 'huge'
     assert name_of(replace(VARIANTS['huge'], num_heads=8)) is None
+    assert name_of(VARIANTS['sam2_large']) == 'sam2_large'
 
 
 @pytest.mark.parametrize(

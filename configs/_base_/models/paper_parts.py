@@ -9,17 +9,3 @@ norm_cfg = dict(type='LN2d', eps=1e-6)  # our choice: the epsilon of the backbon
 paper_rpn_head = dict(type='NormedRPNHead', num_convs=2, norm_cfg=norm_cfg)
 paper_bbox_head = dict(type='Shared4Conv1FCBBoxHead', norm_cfg=norm_cfg)
 paper_mask_head = dict(num_convs=4, norm_cfg=norm_cfg)
-
-# Hiera-B with windows in its last two stages too (of 256 pixels a side), but for three blocks. The
-# paper does not say so; it is our reading of Table 10, whose FLOPs this layout has, and global
-# attention in all blocks of these stages exceeds by a quarter to a half (docs/cost.md). The three
-# are those of SAM 2's networks of the same depths. Both layouts have the same weights, and
-# `arch='base'` is the release's.
-paper_arch = dict(
-    _delete_=True,
-    embed_dim=96,
-    num_heads=1,
-    depths=(2, 3, 16, 3),
-    window_sizes=(8, 4, 16, 8),
-    global_blocks=(12, 16, 20),
-)

@@ -2,7 +2,7 @@
 _base_ = [
     '../../_base_/models/upernet_hiera.py',
     '../../_base_/datasets/ade20k_640x640.py',
-    '../../_base_/schedules/adamw_layer-decay.py',
+    '../../_base_/schedules/adamw.py',
     '../../_base_/schedules/160k.py',
     '../../_base_/runtime_mmseg.py',
 ]

@@ -3,9 +3,7 @@ _base_ = './cascade-mask-rcnn_hiera-t_fpn_1x_coco.py'
 model = dict(
     backbone=dict(
         arch='base_plus',
-        drop_path_rate=0.2,
         init_cfg=dict(type='Pretrained', checkpoint='release://base_plus/mae_in1k'),
     ),
     neck=dict(in_channels=[112, 224, 448, 896]),
 )
-optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.7))

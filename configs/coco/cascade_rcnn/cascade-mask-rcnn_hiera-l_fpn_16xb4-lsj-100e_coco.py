@@ -2,12 +2,7 @@ _base_ = './cascade-mask-rcnn_hiera-b_fpn_16xb4-lsj-100e_coco.py'
 
 model = dict(
     backbone=dict(
-        arch=dict(
-            embed_dim=144,
-            num_heads=2,
-            depths=(2, 6, 36, 4),
-            global_blocks=(23, 33, 43),
-        ),
+        arch='large_windowed',
         drop_path_rate=0.4,
         init_cfg=dict(type='Pretrained', checkpoint='release://large/mae_in1k'),
     ),

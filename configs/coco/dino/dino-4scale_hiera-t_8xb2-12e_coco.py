@@ -1,4 +1,4 @@
-# Drop path by size: Table 14b of the paper (T, S), Table 15 (B, B+, L).
+# Drop path for 12 epochs: _base_/schedules/12e.py says why.
 _base_ = [
     '../../_base_/models/dino-4scale_hiera.py',
     '../../_base_/datasets/coco_detection_multiscale.py',

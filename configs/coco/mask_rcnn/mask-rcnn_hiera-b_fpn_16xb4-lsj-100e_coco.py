@@ -11,7 +11,7 @@ model = dict(
     # Pads to the whole square, in testing as in training.
     data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
-        arch=_base_.paper_arch,
+        arch='base_windowed',
         drop_path_rate=0.2,
         init_cfg=dict(type='Pretrained', checkpoint='release://base/mae_in1k'),
     ),
