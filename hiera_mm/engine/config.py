@@ -134,6 +134,16 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def check_scope(cfg: Mapping[str, Any], path: str | Path) -> None:
+    """Raise a ConfigError unless a config is one of the toolboxes that this package knows."""
+    scope = cfg.get('default_scope')
+    if scope not in TOOLBOXES:
+        raise ConfigError(
+            f'Config {path} has default_scope = {scope!r}; here it has to be one of '
+            f'{" and ".join(map(repr, TOOLBOXES))}.'
+        )
+
+
 def resolve_arch(cfg: Config, checkpoint: str | Path | None = None) -> None:
     """Write the architecture in place of each ``arch='auto'``, so that it does not need `init_cfg`.
 

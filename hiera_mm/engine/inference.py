@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import ConfigError, DataError
 from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
-from .config import TOOLBOXES, load_config, resolve_arch
+from .config import check_scope, load_config, resolve_arch
 from .fit import require_complete, state_dict_of
 from .launch import make_folder
 
@@ -72,11 +72,7 @@ def predict(
     """
     make_loading_safe()
     cfg = load_config(config, needs=('model', 'test_dataloader'), cfg_options=cfg_options)
-    if cfg.get('default_scope') not in TOOLBOXES:
-        raise ConfigError(
-            f'{config} has default_scope = {cfg.get("default_scope")!r}; drawings are made for '
-            f'{" and ".join(TOOLBOXES)}.'
-        )
+    check_scope(cfg, config)
     images = find_images(source)
     folder = make_folder(out)
     if images[0].parent.resolve() == folder.resolve():

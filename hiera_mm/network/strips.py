@@ -29,7 +29,7 @@ C library keeps, so that its pages are not asked of the system each time."""
 
 
 def apply_to(trunk: HieraTrunk, x: torch.Tensor) -> bool:
-    """Whether the tokens ``x`` are on a CPU and nothing is recorded, for gradients or in a trace.
+    """Whether the images ``x`` are on a CPU and nothing is recorded, for gradients or in a trace.
 
     A network compiled for all sizes must not be cut as suits one of them.
     """

@@ -169,16 +169,10 @@ class HieraTrunk(nn.Module):
         memory_format = memory_format_of(x)
         height, width = x.shape[-2:]
         grid = (-(-height // UNIT_PIXELS), -(-width // UNIT_PIXELS))
-        padding = (0, grid[1] * UNIT_PIXELS - width, 0, grid[0] * UNIT_PIXELS - height)
-        if any(padding):
-            x = F.pad(x, padding)
-        # Tokens have their channels last, so this is how the stem had best make them.
-        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
-        x = to_units(x + self._position((grid[0] * MASK_UNIT, grid[1] * MASK_UNIT)), grid)
-
         if strips.apply_to(self, x):
-            maps = strips.run(self, x, grid, memory_format)
+            maps = strips.run(self, self.embed(x, grid), grid, memory_format)
         else:
+            x = self.embed(x, grid)
             maps = []
             for index, block in enumerate(self.blocks):
                 if self.with_cp and self.training and torch.is_grad_enabled():
@@ -194,16 +188,31 @@ class HieraTrunk(nn.Module):
             features.append(feature.contiguous(memory_format=memory_format))
         return tuple(features)
 
+    def embed(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Turn images into tokens.
+
+        Args:
+            x: Images ``(B, in_channels, H, W)``.
+            grid: Rows and columns of the mask units that cover them.
+
+        Returns:
+            ``(B, units, 64, C)``, in mask-unit-major order, with the position embedding.
+        """
+        height, width = (side * UNIT_PIXELS for side in grid)
+        padding = (0, width - x.shape[-1], 0, height - x.shape[-2])
+        if any(padding):
+            x = F.pad(x, padding)
+        # Tokens have their channels last, so this is how the stem had best make them.
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        parameters = {name: getattr(self, name) for name in self.position_names}
+        x = x + self.position.resize(parameters, (grid[0] * MASK_UNIT, grid[1] * MASK_UNIT))
+        return to_units(x, grid)
+
     def output(self, index: int, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Return the map of the stage that ends with block ``index``, normed if there are norms."""
         if self.out_norms:
             x = self.out_norms[str(self.stage_after[index])](x)
         return to_image(x, grid)
-
-    def _position(self, grid: tuple[int, int]) -> torch.Tensor:
-        """Return the position embedding of a map of ``grid`` tokens, ``(1, dim, *grid)``."""
-        parameters = {name: getattr(self, name) for name in self.position_names}
-        return self.position.resize(parameters, grid)
 
     def _check_image(self, x: torch.Tensor) -> None:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():

@@ -13,9 +13,9 @@ from mmengine.config import Config
 
 from .. import __version__, weights
 from ..backbone import Hiera
-from ..engine.config import as_list
+from ..engine.config import as_list, check_scope
 from ..errors import CheckpointError, ConfigError
-from ..trial.configs import TOOLBOXES, Keys, copied, loads_masks, owners, resolve
+from ..trial.configs import Keys, copied, loads_masks, owners, resolve
 from ..weights.catalog import entry_of
 from . import settings
 from .ways import call_directly, swap_model, type_name
@@ -151,13 +151,8 @@ def read(config: str | os.PathLike) -> Original:
         raise ConfigError(f'{file} cannot be read: {type(error).__name__}: {error}') from error
     if not isinstance(complete.get('model'), dict):
         raise ConfigError(f'{file} has no model.')
-    scope = complete.get('default_scope')
-    if scope not in TOOLBOXES:
-        raise ConfigError(
-            f'{file} has default_scope = {scope!r}; configs of {" and ".join(TOOLBOXES)} can be '
-            'swapped.'
-        )
-    return Original(file, complete, scope, lazy)
+    check_scope(complete, file)
+    return Original(file, complete, complete['default_scope'], lazy)
 
 
 def prepare(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.config import TOOLBOXES, load_config, walk
+from ..engine.config import TOOLBOXES, check_scope, load_config, resolve_arch, walk
 from ..errors import ConfigError, UserError, nearest
 from ..network.trunk import UNIT_PIXELS
 
@@ -85,22 +85,14 @@ def read(
 
     Raises:
         ConfigError: If it cannot be read, has no model, or belongs to another toolbox.
+        CheckpointError: If ``arch='auto'`` and the weights that tell it cannot be read.
     """
     path = Path(config)
     if not path.is_file() and path.parts and path.parts[0] in TOOLBOXES:
         path = resolve(config)
     cfg = load_config(path, cfg_options=cfg_options)
-    if cfg.get('default_scope') not in TOOLBOXES:
-        raise ConfigError(
-            f'Config {path} has default_scope={cfg.get("default_scope")!r}; it has to be one of '
-            f'{" and ".join(TOOLBOXES)}.'
-        )
-    for _, owner in owners(cfg.model):
-        if owner['backbone'].get('arch') == 'auto':
-            raise ConfigError(
-                f"Config {path} has arch='auto', which takes the architecture from weights, and "
-                'weights are not read here. Name it: --cfg-options model.backbone.arch=base'
-            )
+    check_scope(cfg, path)
+    resolve_arch(cfg)
     return cfg
 
 

@@ -107,7 +107,7 @@ def test_places_that_cannot_be_written_to_are_refused(tmp_path):
         ("_base_ = 'nowhere.py'", 'cannot be read: FileNotFoundError'),
         ("custom_imports = dict(imports=['no_such_module'])", 'cannot be read: ImportError'),
         ("default_scope = 'mmdet'", 'has no model'),
-        ('model = dict()', 'default_scope = None; configs of mmdet and mmseg can be swapped'),
+        ('model = dict()', "default_scope = None; here it has to be one of 'mmdet' and 'mmseg'"),
         ("model = dict()\ndefault_scope = 'mmpose'", "default_scope = 'mmpose'"),
         ("model = dict()\ndefault_scope = 'mmdet'", 'mine cannot take Hiera: it has no backbone'),
     ],

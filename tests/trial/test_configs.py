@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from hiera_mm.errors import ConfigError, UserError
+from hiera_mm.network import HieraTrunk
 from hiera_mm.trial.configs import (
     configs_in,
     configs_root,
@@ -60,12 +62,8 @@ def test_bases_and_packages_are_no_configs(tmp_path):
     ('content', 'message'),
     [
         ('x = 1', 'has no model'),
-        ("model = dict(type='X')", 'default_scope=None'),
-        ("model = dict(type='X')\ndefault_scope = 'mmpose'", "default_scope='mmpose'"),
-        (
-            "model = dict(backbone=dict(type='Hiera', arch='auto'))\ndefault_scope = 'mmdet'",
-            'model.backbone.arch=base',
-        ),
+        ("model = dict(type='X')", 'default_scope = None'),
+        ("model = dict(type='X')\ndefault_scope = 'mmpose'", "default_scope = 'mmpose'"),
     ],
 )
 def test_what_cannot_be_built_is_not_read(tmp_path, content, message):
@@ -73,6 +71,15 @@ def test_what_cannot_be_built_is_not_read(tmp_path, content, message):
     file.write_text(content)
     with pytest.raises(ConfigError, match=message):
         read(file)
+
+
+def test_weights_tell_the_arch(tmp_path):
+    weights, file = tmp_path / 'weights.pth', tmp_path / 'auto.py'
+    torch.save(HieraTrunk('demo').state_dict(), weights)
+    init = dict(type='Pretrained', checkpoint=str(weights))
+    backbone = dict(type='Hiera', arch='auto', init_cfg=init)
+    file.write_text(f"default_scope = 'mmdet'\nmodel = dict(backbone={backbone})")
+    assert read(file).model.backbone.arch == 'demo'
 
 
 def test_what_is_not_there_is_not_read():
