@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 
+from hiera_mm.engine import config
 from hiera_mm.errors import ConfigError, UserError
-from hiera_mm.network import HieraTrunk
+from hiera_mm.network import VARIANTS
 from hiera_mm.trial.configs import (
     configs_in,
     configs_root,
@@ -73,13 +73,12 @@ def test_what_cannot_be_built_is_not_read(tmp_path, content, message):
         read(file)
 
 
-def test_weights_tell_the_arch(tmp_path):
-    weights, file = tmp_path / 'weights.pth', tmp_path / 'auto.py'
-    torch.save(HieraTrunk('demo').state_dict(), weights)
-    init = dict(type='Pretrained', checkpoint=str(weights))
-    backbone = dict(type='Hiera', arch='auto', init_cfg=init)
+def test_weights_tell_the_arch(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, 'variant_of', lambda source, _: VARIANTS[source])
+    backbone = dict(type='Hiera', arch='auto', init_cfg=dict(type='Pretrained', checkpoint='base'))
+    file = tmp_path / 'auto.py'
     file.write_text(f"default_scope = 'mmdet'\nmodel = dict(backbone={backbone})")
-    assert read(file).model.backbone.arch == 'demo'
+    assert read(file).model.backbone.arch == 'base'
 
 
 def test_what_is_not_there_is_not_read():
