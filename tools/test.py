@@ -23,6 +23,9 @@ def parse_args() -> argparse.Namespace:
         '--wait-time', type=float, default=2, help='seconds for which a window stays (%(default)s)'
     )
     parser.add_argument(
+        '--skip-checks', action='store_true', help='leave out the checks of the data'
+    )
+    parser.add_argument(
         '--tta', action='store_true', help='average over augmented copies of each image'
     )
     parser.add_argument(

@@ -47,6 +47,11 @@ def parse_args() -> argparse.Namespace:
         help='experiment trackers to write to',
     )
     parser.add_argument(
+        '--skip-checks',
+        action='store_true',
+        help='leave out the checks of the data and of the first validation',
+    )
+    parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import all_gather_object
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import METRICS, RUNNERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 from ..backbone import Hiera
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UserError
 from . import config as options
 from .checkpoints import make_loading_safe, make_saving_safe, use_resume
 from .data_checks import check_data, check_heads
 from .fit import check_pretrained, require_complete, require_start, state_dict_of
 from .launch import make_folder, prepare_processes
-from .loops import use_exact_loop
+from .loops import kept_random_state, use_exact_loop
+from .rehearsal import SKIP_CHECKS, Rehearsal
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -42,6 +48,7 @@ def train(
     fsdp: bool = False,
     resume: str | None = None,
     track: Sequence[str] = (),
+    skip_checks: bool = False,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     launcher: str = 'none',
 ) -> Runner:
@@ -59,6 +66,7 @@ def train(
         resume: Checkpoint to go on from, or ``'auto'`` for the latest one in the work dir.
         track: Experiment trackers to write to, by their names in
             :data:`hiera_mm.engine.config.TRACKERS`.
+        skip_checks: Whether to leave out the checks of the data and the trial of the validation.
         cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
         launcher: How the processes were started.
 
@@ -93,7 +101,10 @@ def train(
     resumes = checkpoint is not None and cfg.get('resume')
     if resumes and 'seed' in checkpoint.get('meta', {}):
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': checkpoint['meta']['seed']}
-    runner, model = _build_runner(cfg, ('train', 'val'))
+    runner, model = _build_runner(cfg)
+    if not skip_checks:
+        _check(cfg, model, ('train', 'val'))
+        runner.register_hook(Rehearsal())
     check_pretrained(model)
     if resumes:
         require_complete(model, checkpoint, start)
@@ -109,7 +120,8 @@ def train(
     gc.collect()  # the runner reads the file once more; do not hold it twice
     if compile:
         compile_hiera(model)
-    use_exact_loop(runner)
+    with _mistakes_in_config():
+        use_exact_loop(runner)
     runner.train()
     return runner
 
@@ -123,6 +135,7 @@ def test(
     show: bool = False,
     show_dir: str | None = None,
     wait_time: float = 2,
+    skip_checks: bool = False,
     cfg_options: Mapping[str, Any] | Sequence[str] | None = None,
     launcher: str = 'none',
     tta: bool = False,
@@ -137,6 +150,7 @@ def test(
         show: Whether to show drawings in a window.
         show_dir: Folder for drawings.
         wait_time: Seconds for which a window stays.
+        skip_checks: Whether to leave out the checks of the data.
         cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
         launcher: How the processes were started.
         tta: Whether to test with augmented copies of each image.
@@ -172,7 +186,9 @@ def test(
     weights = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     cfg.load_from = checkpoint
     cfg.resume = False
-    runner, model = _build_runner(cfg, ('test',))
+    runner, model = _build_runner(cfg)
+    if not skip_checks:
+        _check(cfg, model, ('test',))
     if tta and getattr(getattr(model, 'module', None), 'with_mask', False):
         raise ConfigError('--tta: mmdet merges boxes and no masks; leave --tta out for this model.')
     require_complete(model, weights, checkpoint)
@@ -186,25 +202,50 @@ def test(
     return runner.test()
 
 
-def _build_runner(cfg: Config, splits: tuple[str, ...]) -> tuple[Runner, Any]:
-    """Check the data of `splits`, build the runner; return it and its model, without wrapper."""
-    classes = check_data(cfg, splits)
+def _build_runner(cfg: Config) -> tuple[Runner, Any]:
+    """Build the runner; return it and its model, without wrapper."""
     prepare_processes(cfg)
     make_folder(cfg.work_dir)
-    try:
+    with _mistakes_in_config():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         if isinstance(runner.model, dict):  # with a strategy it is built when the work begins
             runner.model = runner.strategy.build_model(runner.model)
+    return runner, runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@contextmanager
+def _mistakes_in_config() -> Iterator[None]:
+    """Turn what mmengine raises for a misspelt type or option into a `ConfigError`."""
+    try:
+        yield
     except (TypeError, KeyError) as error:
         if re.search(r'unexpected keyword argument|is not in the \S+ registry', str(error)):
             raise ConfigError(
                 f'Something in the config cannot be built: {error.args[0]}'
             ) from error
         raise
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if classes is not None:
-        check_heads(model, classes)
-    return runner, model
+
+
+def _check(cfg: Config, model: nn.Module, splits: tuple[str, ...]) -> None:
+    """Check the data in one process of each machine; what it finds is raised in all processes."""
+    found = None
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        try:
+            with kept_random_state():
+                classes = check_data(cfg, splits)
+                if classes is not None:
+                    check_heads(model, classes)
+        except UserError as error:
+            found = error
+        except Exception as error:  # a check that fails is no reason not to train
+            print_log(
+                f'The data could not be checked: {type(error).__name__}: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+    found = next((error for error in all_gather_object(found) if error is not None), None)
+    if found is not None:
+        raise type(found)(f'{found}\nTo go on without this check: {SKIP_CHECKS}.')
 
 
 def compile_hiera(model: nn.Module) -> None:

@@ -1,4 +1,8 @@
-"""Is the data there, and is it what the config says? Asked before any long work."""
+"""Is the data there, and is it what the config says? Asked before any long work.
+
+The toolboxes have dozens of data sets, each with its own way of reading, and users write more. So
+what looks wrong here is tried: a data set that gives its samples all the same is not refused.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, DefaultScope
-from PIL import Image, UnidentifiedImageError
+from mmengine.registry import DATASETS, METRICS, DefaultScope
 from torch import nn
 
-from ..errors import ConfigError, DataError, listing
-from .config import as_list
+from ..errors import ConfigError, DataError, UserError, listing
+from .config import as_list, walk
 
 # Parts of a model whose `num_classes` means something else than the classes of the data set.
-_OTHER_CLASSES = ('backbone', 'neck', 'rpn_head', 'semantic_head')
+_OTHER_CLASSES = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'reid')
 _NUM_SAMPLES = 8
+_UNLABELLED = 255  # in label maps, where the config does not say
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> tuple[str, ...] | None:
@@ -50,70 +54,57 @@ def check_data(cfg: Config, splits: Sequence[str]) -> tuple[str, ...] | None:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
+        where = f'{split}_dataloader.dataset'
         for dataset_cfg in _leaves(loader.get('dataset')):
-            where = f'{split}_dataloader.dataset'
-            dataset = _build(dataset_cfg, where, cfg)
-            if dataset is None or getattr(dataset, 'backend_args', None):
-                continue  # not mmengine's, or on a remote store
-            _check_files(dataset, where, cfg)
-            classes = dataset.metainfo.get('classes')
-            if isinstance(classes, str):
-                raise DataError(
-                    f'{where}: classes is the text {classes!r}; a tuple of names was expected. '
-                    f'For a single class, write classes=({classes!r},).'
-                )
-            if hasattr(dataset, 'COCOAPI'):
-                path = Path(dataset.ann_file)
-                if path not in read:
-                    read[path] = _read_coco(path, needs_annotations=split != 'test')
-                _check_coco_images(read[path], dataset, where)
-                _check_categories(read[path], dataset, where, training=split == 'train')
-            elif hasattr(dataset, 'seg_map_suffix') and 'seg_map_path' in dataset.data_prefix:
-                images = _images(dataset, where)
-                for image in images[:: max(1, len(images) // _NUM_SAMPLES)][:_NUM_SAMPLES]:
-                    _check_label_map(image, dataset, where)
+            try:
+                dataset = _build(dataset_cfg, where, cfg)
+                if dataset is None:
+                    continue
+                _check_files(dataset, where, cfg)
+                coco = _check_coco(dataset, where, read) if _is_coco(dataset) else None
+            except UserError as error:
+                if not _gives_samples(dataset_cfg, where, cfg):
+                    raise
+                if isinstance(error, DataError):
+                    _warn(f'{error}\nIts samples can be loaded all the same.')
+                continue
+            if coco is not None:
+                _check_categories(coco, dataset, where, training=split == 'train')
+            elif hasattr(dataset, 'reduce_zero_label') and 'seg_map_path' in dataset.data_prefix:
+                _check_label_maps(dataset, dataset_cfg, where, cfg, training=split == 'train')
+            classes = _classes(dataset)
             if found is None and classes and not getattr(dataset, 'return_classes', False):
                 found = tuple(classes)
         for evaluator in as_list(cfg.get(f'{split}_evaluator')):
-            path = evaluator.get('ann_file')
-            if path and not evaluator.get('backend_args') and not Path(path).is_file():
-                raise DataError(
-                    f'{split}_evaluator.ann_file {path} does not exist (looked for '
-                    f'{Path(path).absolute()}). It is the same file as the ann_file of '
-                    f'{split}_dataloader.dataset, with the data root before it.'
-                )
+            _check_evaluator(evaluator, split, cfg)
     return found
 
 
 def check_heads(model: nn.Module, classes: Sequence[str]) -> None:
-    """Compare the classes that the heads of a model predict with those that the data has.
+    """Warn of heads that predict another number of classes than the data has.
 
-    Heads for other classes may be meant, for edges or for anything that is an object, and are
-    worth a warning. A model of which no head has enough classes cannot be trained.
+    It may be meant: for things without stuff, for edges, for anything that is an object.
 
     Args:
         model: The built model.
         classes: Names of the classes.
-
-    Raises:
-        ConfigError: If every head has fewer classes than the data.
     """
-    heads = {
-        name: module.num_classes
+    wrong = [
+        f'model.{name}.num_classes is {module.num_classes}'
         for name, module in model.named_modules()
         if type(getattr(module, 'num_classes', None)) is int
+        and module.num_classes != len(classes)
         and not any(p in _OTHER_CLASSES or p.startswith('loss') for p in name.split('.'))
-    }
-    wrong = [f'model.{name}.num_classes is {n}' for name, n in heads.items() if n != len(classes)]
-    if not wrong:
-        return
-    message = (
-        f'The data has {len(classes)} classes ({listing(classes)}), but {"; ".join(wrong)}. Set '
-        f'num_classes={len(classes)} there'
-    )
-    if max(heads.values()) < len(classes):
-        raise ConfigError(f'{message}.')
-    print_log(f'{message} unless it is meant.', logger='current', level=logging.WARNING)
+    ]
+    if wrong:
+        _warn(
+            f'The data has {len(classes)} classes ({listing(classes)}), but {"; ".join(wrong)}. '
+            f'Set num_classes={len(classes)} there unless it is meant.'
+        )
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _leaves(dataset: Any) -> Iterator[Mapping[str, Any]]:
@@ -128,48 +119,73 @@ def _leaves(dataset: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _build(dataset: Mapping[str, Any], where: str, cfg: Config) -> BaseDataset | None:
-    """Build a data set without reading its files; None if it is not a `BaseDataset`."""
+    """Build a data set without reading its files; None if it is no `BaseDataset`, or not local."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = dataset['type']
+            kind = dataset.get('type')
             kind = registry.get(kind) if isinstance(kind, str) else kind
-        if kind is None or not issubclass(kind, BaseDataset):
+        if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
             return None
-        root = dataset.get('data_root')
-        if root and not dataset.get('backend_args') and not Path(root).is_dir():
-            raise DataError(_missing(Path(root), f'{where}.data_root', 'folder', dataset, cfg))
+    built = _build_as(dataset, where, cfg, lazy_init=True, pipeline=[])
+    paths = (built.ann_file, *built.data_prefix.values())
+    remote = getattr(built, 'backend_args', None) or any('://' in str(path) for path in paths)
+    return None if remote else built
+
+
+def _build_as(dataset: Mapping[str, Any], where: str, cfg: Config, **changes: Any) -> BaseDataset:
+    """Build a data set as the config has it, but for `changes`."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         try:
-            return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
-        except (AssertionError, TypeError, ValueError, OSError) as error:
-            raise ConfigError(f'{where}: {kind.__name__} cannot be set up: {error}') from error
+            return DATASETS.build({**dataset, **changes})
+        except Exception as error:  # whatever a data set may raise
+            raise ConfigError(f'{where}: {dataset["type"]} cannot be set up: {error}') from error
+
+
+def _some(items: Sequence[Any]) -> Sequence[Any]:
+    """Return a few items, spread over all."""
+    return items[:: max(1, len(items) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+
+
+def _gives_samples(dataset: Mapping[str, Any], where: str, cfg: Config) -> bool:
+    """Whether the samples of a data set can be loaded, as far as a few of them show."""
+    try:
+        built = _build_as(dataset, where, cfg)
+        for index in _some(range(len(built))):
+            built[index]
+    except Exception:  # whatever a data set may raise
+        return False
+    return True
+
+
+def _classes(dataset: BaseDataset) -> Sequence[str]:
+    """Return the class names of a data set; a text that was given for them is one class."""
+    classes = dataset.metainfo.get('classes') or ()
+    return (classes,) if isinstance(classes, str) else classes
 
 
 def _check_files(dataset: BaseDataset, where: str, cfg: Config) -> None:
     """Raise `DataError` unless annotation file and image folders exist."""
-    layout = {
-        'data_root': dataset.data_root,
-        'ann_file': dataset.ann_file,
-        'data_prefix': dataset.data_prefix,
-    }
-    if dataset.ann_file and not Path(dataset.ann_file).exists():
-        path = Path(dataset.ann_file)
-        raise DataError(_missing(path, f'{where}.ann_file', 'annotation file', layout, cfg))
-    for key, prefix in dataset.data_prefix.items():
-        if prefix and not Path(prefix).is_dir():
-            name = f'{where}.data_prefix.{key}'
-            raise DataError(_missing(Path(prefix), name, 'folder', layout, cfg))
+    wanted = [('ann_file', 'annotation file', dataset.ann_file)]
+    wanted += [(f'data_prefix.{k}', 'folder', path) for k, path in dataset.data_prefix.items()]
+    root = dataset.data_root
+    for key, kind, path in wanted:
+        if not path or not isinstance(path, str | Path) or Path(path).exists():
+            continue
+        if root and not Path(root).exists() and Path(root) in Path(path).parents:
+            key, kind, path = 'data_root', 'folder', root
+        raise DataError(_missing(Path(path), f'{where}.{key}', kind, dataset, cfg))
 
 
-def _missing(path: Path, key: str, kind: str, layout: Mapping[str, Any], cfg: Config) -> str:
+def _missing(path: Path, key: str, kind: str, dataset: BaseDataset, cfg: Config) -> str:
     """Say what is missing, where it was looked for, and how the data should lie."""
-    root = str(layout.get('data_root') or '')
+    root = str(dataset.data_root or '')
     text = f'The {kind} {path} does not exist.\nLooked for: {path.absolute()}\nNamed by: {key}'
     if not path.is_absolute():
         text += f'\nRelative paths start from the current folder, {Path.cwd()}.'
     expected = []
-    if layout.get('ann_file'):
-        expected.append(f'{layout["ann_file"]}  (annotations)')
-    expected += [f'{prefix}  ({name})' for name, prefix in layout.get('data_prefix', {}).items()]
+    if dataset.ann_file:
+        expected.append(f'{dataset.ann_file}  (annotations)')
+    expected += [f'{prefix}  ({name})' for name, prefix in dataset.data_prefix.items() if prefix]
     if expected:
         lines = '\n  '.join(line.removeprefix(root).lstrip('/') for line in expected)
         text += f'\nExpected in {root or "the current folder"}:\n  {lines}'
@@ -200,10 +216,41 @@ class _CocoFile:
     samples: list[str]
 
 
-def _read_coco(path: Path, needs_annotations: bool) -> _CocoFile:
+def _definer(dataset: BaseDataset, method: str) -> str:
+    """Return the name of the class that a data set has a method from."""
+    return next(kind.__name__ for kind in type(dataset).__mro__ if method in vars(kind))
+
+
+def _is_coco(dataset: BaseDataset) -> bool:
+    """Whether a data set reads its file as `CocoDataset` does, and not in a way of its own."""
+    return _definer(dataset, 'load_data_list') == 'CocoDataset'
+
+
+def _check_coco(dataset: BaseDataset, where: str, read: dict[Path, _CocoFile]) -> _CocoFile:
+    """Read a COCO file, unless it was read; raise `DataError` if it or an image is missing."""
+    path = Path(dataset.ann_file)
+    if path not in read:
+        read[path] = _read_coco(path)
+    if not read[path].samples:
+        raise DataError(f'Annotation file {path} lists no images.')
+    folder = Path(dataset.data_prefix.get('img') or '')
+    own_names = _definer(dataset, 'parse_data_info') not in ('CocoDataset', 'CocoPanopticDataset')
+    for name in () if own_names else read[path].samples:
+        if not (folder / name).is_file():
+            raise DataError(
+                f'{path} lists the image {name}, which is not in the image folder. Looked '
+                f'for: {(folder / name).absolute()}. The folder is set by '
+                f'{where}.data_prefix.img; file names in the JSON are relative to it.'
+            )
+    return read[path]
+
+
+def _read_coco(path: Path) -> _CocoFile:
     """Read a COCO file; raise `DataError` if it is not JSON or not in COCO format."""
     try:
         content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f'Annotation file {path} cannot be read: {error}') from error
     except UnicodeDecodeError as error:
         raise DataError(f'Annotation file {path} is not JSON: it is not even text.') from error
     except json.JSONDecodeError as error:
@@ -213,7 +260,7 @@ def _read_coco(path: Path, needs_annotations: bool) -> _CocoFile:
             f'Annotation file {path} is not JSON: {error.msg} at line {error.lineno}, column '
             f'{error.colno}.{hint} Was the download or the export interrupted?'
         ) from error
-    lists = ['images', 'categories'] + ['annotations'] * needs_annotations
+    lists = ['images', 'categories']  # without annotations a file serves for tests
     top = content if isinstance(content, dict) else {}
     missing = [key for key in lists if not isinstance(top.get(key), list)]
     if missing:
@@ -222,8 +269,6 @@ def _read_coco(path: Path, needs_annotations: bool) -> _CocoFile:
             f'Annotation file {path} is JSON, but not in COCO format: it needs lists called '
             f'{listing(missing)} at the top, and has {has}.'
         )
-    images = content['images']
-    step = max(1, len(images) // _NUM_SAMPLES)
     try:
         names = {category['id']: category['name'] for category in content['categories']}
         labels = [
@@ -232,7 +277,7 @@ def _read_coco(path: Path, needs_annotations: bool) -> _CocoFile:
             # A panoptic file has one annotation for each image, with its segments inside.
             for item in annotation.get('segments_info', [annotation])
         ]
-        samples = [image['file_name'] for image in images[::step][:_NUM_SAMPLES]]
+        samples = [image['file_name'] for image in _some(content['images'])]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'Annotation file {path} is not in COCO format: an image, annotation or category has '
@@ -241,120 +286,113 @@ def _read_coco(path: Path, needs_annotations: bool) -> _CocoFile:
     return _CocoFile(path, list(names.values()), Counter(labels), samples)
 
 
-def _check_coco_images(file: _CocoFile, dataset: BaseDataset, where: str) -> None:
-    """Raise `DataError` unless a few of the images are where the data set will look for them."""
-    if not file.samples:
-        raise DataError(f'Annotation file {file.path} lists no images.')
-    folder = Path(dataset.data_prefix.get('img') or '')
-    for name in file.samples:
-        if not (folder / name).is_file():
-            raise DataError(
-                f'{file.path} lists the image {name}, which is not in the image folder. Looked '
-                f'for: {(folder / name).absolute()}. The folder is set by '
-                f'{where}.data_prefix.img; file names in the JSON are relative to it.'
-            )
-
-
 def _check_categories(file: _CocoFile, dataset: BaseDataset, where: str, training: bool) -> None:
     """Compare the classes of a data set with the categories of its file.
 
-    A class list may leave categories out, which is worth a warning. A class that the file lacks is
-    an error, since mmdet would quietly train on what is left; so is another order, since mmdet
-    numbers classes in the order of the file and every name would be wrong; so is a training
-    without annotations.
+    mmdet numbers the classes that it finds in the order of the file. Where that gives some the
+    numbers of others, every name would be wrong, and where names differ on both sides, they are
+    probably spelt otherwise and mmdet would quietly leave them out; both are errors. That only one
+    side has more, or that there is nothing to learn, is worth a warning.
     """
-    classes = list(dataset.metainfo.get('classes') or ())
+    classes = list(_classes(dataset))
     missing = [name for name in classes if name not in file.categories]
     unused = [name for name in file.categories if name not in classes]
+    ordered = [name for name in file.categories if name in classes]
     both = (
         f'\nClasses in the config ({len(classes)}): {listing(classes, 20)}'
         f'\nCategories in the file ({len(file.categories)}): {listing(file.categories, 20)}'
     )
     key = f'{where}.metainfo.classes'
-    if missing:
+    if missing and unused:
         raise DataError(
             f'The classes of {where} do not match {file.path}.{both}'
             f'\nOnly in the config: {listing(missing)}'
-            f'\nOnly in the file: {listing(unused) or "none"}'
+            f'\nOnly in the file: {listing(unused)}'
             f'\nSpell {key} as in the file; upper and lower case count.'
         )
-    ordered = [name for name in file.categories if name in classes]
-    # A data set with its own way of reading may number its classes in its own way.
-    reader = next(kind for kind in type(dataset).__mro__ if 'load_data_list' in vars(kind))
-    if ordered != classes and reader.__name__ == 'CocoDataset':
+    if ordered != classes[: len(ordered)]:
         raise DataError(
             f'The classes of {where} stand in another order than in {file.path}, and mmdet '
             f'numbers them in the order of the file, so that names would be mixed up.{both}'
-            f'\nWrite {key} = {tuple(ordered)}.'
+            f'\nWrite {key} = {(*ordered, *missing)}.'
         )
-    if unused:
-        print_log(
-            f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}',
-            logger='current',
-            level=logging.WARNING,
+    if missing or unused:
+        _warn(
+            f'{file.path} has no category for {len(missing)} classes of {where}: {listing(missing)}'
+            if missing
+            else f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}'
         )
     if training and not any(file.annotations[name] for name in classes):
-        raise DataError(f'{file.path} has no annotation of any class, so nothing can be learnt.')
+        _warn(f'{file.path} has no annotation of any class, so nothing is learnt from {where}.')
 
 
-def _images(dataset: Any, where: str) -> list[Path]:
-    """Return the images of an mmseg data set, as it would list them."""
-    folder = Path(dataset.data_prefix.get('img_path') or '')
-    if dataset.ann_file and Path(dataset.ann_file).is_file():
-        names = Path(dataset.ann_file).read_text(encoding='utf-8').split('\n')
-        images = [folder / (name.strip() + dataset.img_suffix) for name in names if name.strip()]
-        absent = [image for image in images if not image.is_file()]
-        if absent:
-            raise DataError(
-                f'{dataset.ann_file} lists {absent[0].name}, which does not exist. Looked for: '
-                f'{absent[0].absolute()}. The file should have one name a line, without ending.'
-            )
-    else:
-        images = sorted(folder.rglob(f'*{dataset.img_suffix}'))
-    if not images:
+def _check_label_maps(
+    lazy: Any, dataset_cfg: Mapping[str, Any], where: str, cfg: Config, training: bool
+) -> None:
+    """Load a few samples; raise `DataError` if one fails, or has labels that no head knows."""
+    try:
+        dataset = _build_as(dataset_cfg, where, cfg)
+    except ConfigError as error:
+        folder = Path(lazy.data_prefix.get('img_path') or '')
         endings = Counter(file.suffix for file in folder.rglob('*') if file.is_file())
+        if any(folder.rglob(f'*{lazy.img_suffix}')):
+            raise
         has = listing([f'{count} {ending}' for ending, count in endings.most_common(3)])
         raise DataError(
             f'{where} has no images: {folder.absolute()} has no file that ends in '
-            f'{dataset.img_suffix!r} (it has {has or "no files"}). Set img_suffix to the ending of '
+            f'{lazy.img_suffix!r} (it has {has or "no files"}). Set img_suffix to the ending of '
             'your images.'
-        )
-    return images
+        ) from error
+    nodes = list(walk(cfg.get('model')))
+    numbers = [node.get('num_classes') for node in nodes]
+    count = max(len(_classes(dataset)), *(n for n in numbers if isinstance(n, int)), 0)
+    ignored = {_UNLABELLED, dataset.ignore_index, *(node.get('ignore_index') for node in nodes)}
+    for index in _some(range(len(dataset))):
+        info = dataset.get_data_info(index)
+        path = info.get('seg_map_path')
+        try:
+            sample = dataset[index]
+        except Exception as error:  # whatever a pipeline may raise
+            raise DataError(
+                f'{where}: a sample cannot be loaded: {error}\nImage: {info.get("img_path")}\n'
+                f'Label map: {path}\nA map has the name of its image, with '
+                f'seg_map_suffix={dataset.seg_map_suffix!r} instead of '
+                f'img_suffix={dataset.img_suffix!r}.'
+            ) from error
+        sample = sample.get('data_samples') if isinstance(sample, Mapping) else None
+        labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
+        if not training or not isinstance(labels, torch.Tensor) or not count:
+            continue
+        if labels.ndim != 3 or len(labels) != 1:
+            _warn(
+                f'The label map {path} has the shape {tuple(labels.shape)} after '
+                'loading. A map has one channel, whose values are the numbers of the classes; '
+                'colours must be turned into numbers first.'
+            )
+            return
+        wrong = [value for value in labels.unique().tolist() if value >= count]
+        wrong = [value for value in wrong if value not in ignored]
+        if wrong:
+            raise DataError(
+                f'The label map {path} has the labels {listing(wrong)} after '
+                f'loading, which stand for no class. There are {count} classes, 0 to {count - 1} '
+                f'({listing(_classes(dataset))}), with reduce_zero_label='
+                f'{bool(dataset.reduce_zero_label)}, and {dataset.ignore_index} is ignored. Does '
+                'the class list lack some, or is reduce_zero_label wrong?'
+            )
 
 
-def _check_label_map(image: Path, dataset: Any, where: str) -> None:
-    """Raise `DataError` unless an image has a label map that holds classes only."""
-    name = image.relative_to(dataset.data_prefix.get('img_path') or '').as_posix()
-    stem = name.removesuffix(dataset.img_suffix)
-    path = Path(dataset.data_prefix['seg_map_path'] or '') / (stem + dataset.seg_map_suffix)
-    if not path.is_file():
-        raise DataError(
-            f'The image {image} has no label map. Looked for: {path.absolute()}. A map has the '
-            f'name of its image, with seg_map_suffix={dataset.seg_map_suffix!r} instead of '
-            f'img_suffix={dataset.img_suffix!r}.'
-        )
+def _check_evaluator(evaluator: Mapping[str, Any], split: str, cfg: Config) -> None:
+    """Raise `DataError` if a metric cannot be built because its annotation file is missing."""
+    path = evaluator.get('ann_file')
+    if not path or evaluator.get('backend_args') or '://' in path or Path(path).is_file():
+        return
     try:
-        with Image.open(path) as opened:
-            labels = np.asarray(opened)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f'The label map {path} cannot be read as an image: {error}') from error
-    if labels.ndim != 2:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            METRICS.build(dict(evaluator))
+    except Exception as error:  # whatever a metric may raise
         raise DataError(
-            f'The label map {path} has {labels.shape[2]} channels. A map has one, whose values '
-            'are the numbers of the classes; colours must be turned into numbers first.'
-        )
-    # A data set of which a part of the classes is used maps the numbers of all of them.
-    source = type(dataset).METAINFO if dataset.label_map else dataset.metainfo
-    classes = source['classes']
-    zero = int(dataset.reduce_zero_label)
-    last = len(classes) - 1 + zero
-    values = np.unique(labels)
-    wrong = values[(values > last) & (values != dataset.ignore_index)]
-    if len(wrong):
-        meaning = f'0 means unlabelled, 1 to {last} the classes' if zero else f'0 to {last}'
-        raise DataError(
-            f'The label map {path} has the values {listing(wrong.tolist())}, which stand for no '
-            f'class of {where}. With {len(classes)} classes ({listing(classes)}) and '
-            f'reduce_zero_label={bool(zero)}, expected: {meaning}; {dataset.ignore_index} is '
-            'ignored. Does the class list lack some, or is reduce_zero_label wrong?'
-        )
+            f'{split}_evaluator.ann_file {path} does not exist (looked for '
+            f'{Path(path).absolute()}). It is the same file as the ann_file of '
+            f'{split}_dataloader.dataset, with the data root before it.'
+        ) from error

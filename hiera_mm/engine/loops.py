@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,19 @@ def seed_everything(*place: int) -> None:
     random.seed(int(words[0]))
     np.random.seed(words[1])
     torch.manual_seed(int(words[2]) << 32 | int(words[3]))
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Leave Python's, numpy's and torch's generators as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 class SeededBatch(list):
@@ -223,4 +237,9 @@ def use_exact_loop(runner: Any) -> None:
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         runner._train_dataloader = loader
         return
+    if not len(loader.dataset):  # some samplers would go on looking for the first index
+        raise DataError(
+            'The training data is empty: there is no image, or every one was filtered out, as '
+            'filter_cfg does with images without objects of the classes.'
+        )
     runner._train_loop = exact(runner, _placed(loader, runner.seed), **cfg)

@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 import hiera_mm  # noqa: F401  before the toolboxes
-from hiera_mm.engine import run_tool, train
+from hiera_mm.engine import DataError, run_tool, train
 
 
 @HOOKS.register_module()
@@ -54,8 +54,14 @@ class Die(Hook):
 def main() -> None:
     """Run the jobs of the file that the command line names."""
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        runner: Runner = train(**job)
-        del runner
+        refusal = job.pop('refusal', None)
+        try:
+            runner: Runner = train(**job)
+            del runner
+        except DataError as error:
+            if refusal is None:
+                raise
+            Path(f'{refusal}{os.environ["RANK"]}').write_text(str(error))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from hiera_mm.backbone import Hiera
-from hiera_mm.engine import CheckpointError, ConfigError, DataError, predict
+from hiera_mm.engine import CheckpointError, ConfigError, DataError, commands, predict
 from hiera_mm.engine.commands import TEST_NEEDS, TRAIN_NEEDS, compile_hiera
 from hiera_mm.network import VARIANTS, HieraTrunk, Variant
 from hiera_mm.weights.families import FAMILIES
@@ -244,17 +244,59 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match='no meta and no optimizer and no message_hub'):
             trained_segmenter.train(tmp_path / 'w', dict(resume=str(tmp_path / 'weights.pth')))
 
-    def test_data_that_is_missing_or_has_other_classes(self, detector, tmp_path):
-        with pytest.raises(DataError, match='Looked for'):
-            detector.train(tmp_path, train_dataloader__dataset__data_root=str(tmp_path / 'none'))
-        few = {f'model__roi_head__{head}_head__num_classes': 2 for head in ('bbox', 'mask')}
-        with pytest.raises(ConfigError, match=r'model\.roi_head\.bbox_head\.num_classes is 2'):
-            detector.train(tmp_path, **few)
+    def test_data_that_is_missing(self, detector, tmp_path):
+        missing = dict(train_dataloader__dataset__data_root=str(tmp_path / 'none'))
+        with pytest.raises(DataError, match=r'Looked for(.|\n)*--skip-checks'):
+            detector.train(tmp_path, **missing)
+        with pytest.raises(FileNotFoundError):
+            detector.train(tmp_path, dict(skip_checks=True), **missing)
+
+    def test_data_that_is_empty(self, detector, tmp_path):
+        with pytest.raises(DataError, match='training data is empty'):
+            detector.train(
+                tmp_path,
+                train_dataloader__dataset__indices=0,
+                train_dataloader__dataset__serialize_data=False,
+            )
+
+    def test_options_of_a_data_set_that_it_does_not_have(self, detector, tmp_path):
+        with pytest.raises(ConfigError, match='no_such_option'):
+            detector.train(tmp_path, train_dataloader__dataset__no_such_option=1)
 
     def test_work_dir_that_cannot_be_made(self, segmenter, tmp_path):
         (tmp_path / 'file').touch()
         with pytest.raises(ConfigError, match='Cannot write to the folder'):
             segmenter.train(tmp_path / 'file' / 'w')
+
+
+class TestChecks:
+    @pytest.fixture(autouse=True)
+    def trained_no_further(self, monkeypatch):
+        monkeypatch.setattr(Runner, 'train', lambda self: None)
+
+    def test_one_process_of_a_machine_reads_the_data(self, detector, tmp_path, monkeypatch):
+        checked = []
+        monkeypatch.setattr(commands, 'check_data', lambda cfg, splits: checked.append(splits))
+        for rank in range(3):
+            monkeypatch.setenv('LOCAL_RANK', str(rank))
+            detector.train(tmp_path)
+        assert checked == [('train', 'val')]
+
+    def test_what_another_process_found_is_raised(self, detector, tmp_path, monkeypatch):
+        monkeypatch.setattr(commands, 'all_gather_object', lambda own: [DataError('gone'), own])
+        with pytest.raises(DataError, match='gone'):
+            detector.train(tmp_path)
+
+    def test_a_check_that_fails_itself_stops_nothing(self, detector, tmp_path, monkeypatch):
+        monkeypatch.setattr(commands, 'check_data', lambda cfg, splits: 1 / 0)
+        assert detector.train(tmp_path)
+
+    def test_they_draw_no_random_number(self, segmenter, tmp_path):
+        drawn = []
+        for skip in (False, True):
+            segmenter.train(tmp_path, dict(skip_checks=skip), randomness__seed=1)
+            drawn.append(torch.rand(1).item())
+        assert drawn[0] == drawn[1]
 
 
 class TestCompiling:

@@ -168,7 +168,10 @@ def trained_by_two(jobs, tmp_path_factory):
     """
     root = tmp_path_factory.mktemp('two')
     shared = dict(launcher='pytorch')
+    refused = job(jobs, 'detector', root / 'refused', 2, refusal=str(root / 'refused_'), **shared)
+    refused['cfg_options']['train_dataloader.dataset.data_root'] = str(root / 'none')
     work = [
+        refused,
         job(jobs, 'segmenter', root / 'ddp-segmenter', 2, **shared),
         job(jobs, 'detector', root / 'ddp-detector', 2, **shared),
         job(jobs, 'segmenter', root / 'fsdp-segmenter', 2, fsdp=True, **shared),
@@ -183,6 +186,12 @@ def trained_by_two(jobs, tmp_path_factory):
     assert code != 0
     (root / 'printed.txt').write_text(printed)
     return root
+
+
+def test_all_processes_know_what_one_found(trained_by_two):
+    found = [(trained_by_two / f'refused_{rank}').read_text() for rank in range(2)]
+    assert 'Looked for' in found[0]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize('name', ['segmenter', 'detector'])

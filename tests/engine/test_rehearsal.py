@@ -1,0 +1,131 @@
+"""The validation is tried before the training: faults show, and nothing else does."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.registry import MODELS, TRANSFORMS
+from mmengine.runner import Runner
+from mmseg.models.decode_heads import FCNHead
+from mmseg.models.utils import resize
+
+from hiera_mm.engine import ConfigError
+from hiera_mm.engine.rehearsal import Rehearsal
+
+
+@TRANSFORMS.register_module()
+class LoadNothing(BaseTransform):
+    def transform(self, results):
+        raise KeyError('img')
+
+
+@MODELS.register_module()
+class WholeImageHead(FCNHead):
+    """Predicts for the whole image, also where it is shown a part of it."""
+
+    def __init__(self, pool_scales, **options):
+        super().__init__(**options)
+
+    def predict_by_feat(self, seg_logits, batch_img_metas):
+        return resize(seg_logits, size=batch_img_metas[0]['ori_shape'])
+
+
+SLIDE = dict(
+    model__decode_head__type='WholeImageHead',
+    model__decode_head__in_channels=16,
+    model__decode_head__in_index=0,
+    model__decode_head__pool_scales=None,
+    model__test_cfg=dict(mode='slide', crop_size=(96, 96), stride=(64, 64)),
+)
+
+
+@pytest.fixture
+def ready(segmenter, tmp_path, monkeypatch):
+    """A runner as it is before its first iteration, without having been tried."""
+    monkeypatch.setattr(Runner, 'train', lambda self: None)
+    runner = segmenter.train(tmp_path, dict(skip_checks=True))
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner._val_loop = runner.build_val_loop(runner._val_loop)
+    return runner
+
+
+def test_a_fault_of_the_first_validation_is_found_before_the_training(segmenter, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        segmenter.train(tmp_path, **SLIDE)
+    message = str(caught.value)
+    assert 'would fail in its model' in message
+    assert 'The size of tensor a' in message
+    assert '--skip-checks' in message
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_it_can_be_left_out(segmenter, tmp_path):
+    with pytest.raises(RuntimeError, match='The size of tensor a'):
+        segmenter.train(tmp_path, dict(skip_checks=True), **SLIDE)
+    assert (tmp_path / 'iter_1.pth').is_file()  # trained, and then
+
+
+@pytest.mark.parametrize(
+    ('task', 'part', 'step'),
+    [
+        ('detector', 'val_dataloader', dict(type='LoadNothing')),
+        ('segmenter', 'val_evaluator', dict(type='LoadImageFromFile')),
+    ],
+)
+def test_the_part_that_fails_is_named(task, part, step, request, tmp_path):
+    """In the one no image is loaded, in the other no label map."""
+    pack = dict(type='PackDetInputs' if task == 'detector' else 'PackSegInputs')
+    with pytest.raises(ConfigError, match=f'would fail in its {part}.*--skip-checks'):
+        request.getfixturevalue(task).train(
+            tmp_path, val_dataloader__dataset__pipeline=[step, pack]
+        )
+
+
+def test_no_trace_is_left(ready, tmp_path):
+    (metric,) = ready.val_loop.evaluator.metrics
+    metric.output_dir = str(tmp_path / 'maps')
+    ready.model.backbone.eval()  # some models keep a part so while they train
+
+    def state():
+        generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        modes = [module.training for module in ready.model.modules()]
+        weights = copy.deepcopy(ready.model.state_dict())
+        return str((generators, modes, weights, ready.message_hub.state_dict(), vars(metric)))
+
+    hooks, process = ready._hooks, ready.val_loop.evaluator.process
+    before = state()
+    Rehearsal().before_train(ready)
+    assert state() == before
+    assert ready._hooks is hooks
+    assert ready.val_loop.evaluator.process == process
+    assert not metric.results
+    assert not (tmp_path / 'maps').exists()
+
+
+def test_what_is_collected_in_other_places_is_forgotten(ready):
+    class Collector(type(ready.val_loop.evaluator.metrics[0])):
+        def process(self, data_batch, data_samples):
+            self.seen.extend(data_samples)
+            self.last = data_samples
+
+    metric = Collector()
+    metric.seen = []
+    ready.val_loop.evaluator.metrics.append(metric)
+    Rehearsal().before_train(ready)
+    assert metric.seen == []
+    assert not hasattr(metric, 'last')
+
+
+def test_there_may_be_nothing_to_try(ready, monkeypatch):
+    monkeypatch.setattr(ready.model, 'val_step', None)  # would fail
+    monkeypatch.setattr(
+        type(ready.val_loop.dataloader.batch_sampler), '__iter__', lambda _: iter([])
+    )
+    Rehearsal().before_train(ready)
+    ready._val_loop = None
+    Rehearsal().before_train(ready)
