@@ -63,8 +63,11 @@ def check_data(cfg: Config, splits: Sequence[str]) -> tuple[str, ...] | None:
                 _check_files(dataset, where, cfg)
                 coco = _check_coco(dataset, where, read) if _is_coco(dataset) else None
             except UserError as error:
-                if not _gives_samples(dataset_cfg, where, cfg):
-                    raise
+                try:
+                    _load_some(dataset_cfg, where, cfg)
+                except UserError as failure:
+                    # The constructor may only have disliked how `_build` called it.
+                    raise (failure if isinstance(error, ConfigError) else error) from failure
                 if isinstance(error, DataError):
                     _warn(f'{error}\nIts samples can be loaded all the same.')
                 continue
@@ -146,15 +149,14 @@ def _some(items: Sequence[Any]) -> Sequence[Any]:
     return items[:: max(1, len(items) // _NUM_SAMPLES)][:_NUM_SAMPLES]
 
 
-def _gives_samples(dataset: Mapping[str, Any], where: str, cfg: Config) -> bool:
-    """Whether the samples of a data set can be loaded, as far as a few of them show."""
+def _load_some(dataset: Mapping[str, Any], where: str, cfg: Config) -> None:
+    """Build a data set and load a few of its samples; raise `UserError` if it cannot be done."""
+    built = _build_as(dataset, where, cfg)
     try:
-        built = _build_as(dataset, where, cfg)
         for index in _some(range(len(built))):
             built[index]
-    except Exception:  # whatever a data set may raise
-        return False
-    return True
+    except Exception as error:  # whatever a data set may raise
+        raise DataError(f'{where}: a sample cannot be loaded: {error}') from error
 
 
 def _classes(dataset: BaseDataset) -> Sequence[str]:
