@@ -25,6 +25,16 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='leave optimiser, learning rates and schedule as they are',
     )
+    parser.add_argument(
+        '--no-trial',
+        action='store_true',
+        help='do not try the model: for those that need a GPU, or ground truth of another kind',
+    )
+    parser.add_argument(
+        '--full',
+        action='store_true',
+        help='write all of the config, for another machine; not only what differs',
+    )
     return parser.parse_args()
 
 
@@ -37,9 +47,18 @@ def swap(args: argparse.Namespace) -> None:
     check_arch(args.arch, args.weights)
     original = read(args.config)
     out = check_out(args.out or default_out(original.file, args.arch), force=args.force)
-    print(f'Trying {original.file.stem} with Hiera ...', flush=True)
-    swapped = prepare(original, args.arch, weights=args.weights, keep_schedule=args.keep_schedule)
-    print(f'Written: {swapped.write(out, force=args.force)}\n')
+    if not args.no_trial:
+        print(f'Trying {original.file.stem} with Hiera ...', flush=True)
+    swapped = prepare(
+        original,
+        args.arch,
+        weights=args.weights,
+        keep_schedule=args.keep_schedule,
+        trial=not args.no_trial,
+    )
+    print(f'Written: {swapped.write(out, force=args.force, full=args.full)}\n')
+    if args.full:
+        print('From the original it differs so:\n')
     print(swapped.text(out))
     if swapped.prediction_error is not None:
         print(f'It does not predict, and neither does the original: {swapped.prediction_error}')

@@ -25,10 +25,11 @@ from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.tables import write_csv
 from hiera_mm.cost.report import table
 from hiera_mm.doctor import installed_versions
+from hiera_mm.engine.commands import TRAIN_NEEDS
 from hiera_mm.errors import ConfigError
 from hiera_mm.swap.swapping import prepare, read
 from hiera_mm.swap.ways import KEEPS_CHANNELS
-from hiera_mm.trial.configs import configs_in, loads_masks, owners, shipped
+from hiera_mm.trial.configs import configs_in, loads_masks, owners, shipped, with_absolute_files
 from hiera_mm.trial.models import try_out
 
 SWAPPED, REFUSED, UNUSABLE = 'swapped', 'refused', 'original fails'
@@ -46,9 +47,10 @@ def run_survey(
 ) -> str:
     """Try to put Hiera into many configs.
 
-    Each config is read, swapped, tried as by :func:`hiera_mm.swap.swap`, written, and read again.
-    Where that fails, the original is tried. Models that are the same are tried once. What was
-    done is kept, so that the survey goes on where it was interrupted.
+    Each config is read, swapped, tried as by :func:`hiera_mm.swap.swap`, and written, which reads
+    it again as a training does. Where that fails, the original is tried. Configs that are only for
+    testing count as failing. Models that are the same are tried once. What was done is kept, so
+    that the survey goes on where it was interrupted.
 
     Args:
         folder: A folder of configs; ``None`` for those that the installed toolboxes ship.
@@ -126,10 +128,13 @@ def examine(name: str, file: Path, arch: str, call: Callable[..., Any]) -> Resul
     result: Result = {}
     try:
         original = read(file)
-        model = original.config['model']
+        model = with_absolute_files(original.config, file)['model']
         result['model'] = str(model.get('type'))
         kinds = [str(owner['backbone'].get('type')) for _, owner in owners(model)]
         result['backbone'] = ', '.join(dict.fromkeys(kinds))
+        missing = [key for key in TRAIN_NEEDS if original.config.get(key) is None]
+        if missing:
+            raise ConfigError(f'It is not for training: it has no {" and no ".join(missing)}.')
     except ConfigError as error:
         return dict(status=UNUSABLE, reason=str(error).replace(f'{file} ', ''))
     try:

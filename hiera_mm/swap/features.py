@@ -101,22 +101,37 @@ def emitted_by_neck(
     raise ConfigError(f'its neck cannot be built and run here: {failure}') from failure
 
 
+def numbers_as_hiera(backbone: Mapping[str, Any], scope: str) -> bool:
+    """Tell whether a backbone numbers its stages as Hiera does: 0 at stride 4, 1 at stride 8.
+
+    ResNet and Swin do, dilated or not. Darknet counts its stem, a plain ViT its blocks.
+
+    Args:
+        backbone: Its config.
+        scope: The toolbox's scope.
+    """
+    try:
+        first = emitted({**backbone, 'out_indices': (0, 1)}, scope)
+    except ConfigError:
+        return False
+    return [feature.stride for feature in first] == list(STRIDES[:2])
+
+
 def choose_stages(
-    features: Sequence[Feature], backbone: Mapping[str, Any], main: int | None = None
+    features: Sequence[Feature], asked: Sequence[int] | None, main: int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Choose a stage and a stride for each output of the old backbone.
 
-    Backbones of four stages number them as Hiera does, and the same numbers are taken. Other
-    outputs of growing stride are met by the stage of that stride. Where strides repeat, or the
-    last one is fine, they do not tell how deep an output is: then the last output is the last
-    stage, the one before it the stage before, and so on, each resized to the stride that is
-    expected; and the one output that the main head reads is the last stage wherever it stands, as
-    networks of several branches give it first. No output gets finer than stride 4: what Hiera knows
-    of smaller things is in there.
+    Backbones that number their stages as Hiera does keep the numbers. Other outputs of growing
+    stride are met by the stage of that stride. Where strides repeat, or the last one is fine, they
+    do not tell how deep an output is: then the last output is the last stage, the one before it the
+    stage before, and so on, each resized to the stride that is expected; and the one output that
+    the main head reads is the last stage wherever it stands, as networks of several branches give
+    it first. No output gets finer than stride 4: what Hiera knows of smaller things is in there.
 
     Args:
         features: What the old backbone gives.
-        backbone: Its config.
+        asked: The ``out_indices`` of one that numbers its stages as Hiera does, else None.
         main: The output that the main head reads, if it reads one alone.
 
     Returns:
@@ -124,14 +139,7 @@ def choose_stages(
     """
     strides = [feature.stride for feature in features]
     rising = all(a < b for a, b in pairwise(strides))
-    asked = backbone.get('out_indices')
-    asked = [asked] if isinstance(asked, int) else asked
-    if (
-        asked is not None
-        and len(asked) == len(features)
-        and all(0 <= index < NUM_STAGES for index in asked)
-        and strides[-1] >= STRIDES[min(asked[-1], 1)]
-    ):
+    if asked is not None and len(asked) == len(features):
         stages = list(asked)
     elif len(strides) > 1 and strides[-1] >= DEEP_STRIDE and rising:
         # The last stage of at most this stride, or the first of all.

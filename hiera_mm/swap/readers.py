@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..trial.configs import Keys
+from ..trial.configs import SEPARATE, Keys
 
 # Parts of a model that read no features.
-_NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
+_NO_READERS = {'backbone', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', *SEPARATE}
 
 
 def channel_changes(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..engine.config import as_list, walk
 from ..network.trunk import UNIT_PIXELS
-from ..trial.configs import RGB, Keys, image_channels, owners
+from ..trial.configs import RGB, SEPARATE, Keys, image_channels, owners
 from .ways import type_name
 
 # What every published Hiera was trained on.
@@ -97,7 +97,13 @@ def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Keys, str]
 
 
 def train_as_transformer(
-    cfg: dict[str, Any], scope: str, arch: str, *, has_weights: bool, remarks: dict[Keys, str]
+    cfg: dict[str, Any],
+    scope: str,
+    arch: str,
+    *,
+    name: str = '',
+    has_weights: bool,
+    remarks: dict[Keys, str],
 ) -> None:
     """Change optimiser, learning rates and decay, in place, to what suits a transformer.
 
@@ -105,6 +111,15 @@ def train_as_transformer(
     that kind, unless its rate is far above what the toolbox trains its own Swin with. Any other
     becomes the AdamW of these. Rates are in proportion to the batch; a warm-up goes before the
     schedule if there is none, and rates at which schedules end keep their share of the first one.
+    A backbone that starts at random is not slowed.
+
+    Args:
+        cfg: The config; one without an optimiser stays as it is.
+        scope: The toolbox's scope.
+        arch: The Hiera.
+        name: The name of the config, which may tell the number of GPUs.
+        has_weights: Whether Hiera starts from weights.
+        remarks: Why something is as it is, by path; extended.
     """
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get('optimizer'), dict):
@@ -112,8 +127,9 @@ def train_as_transformer(
     optimizer = wrapper['optimizer']
     adaptive = any(name in type_name(optimizer.get('type')) for name in _ADAPTIVE)
     rate, weight_decay = _ADAMW[scope]
-    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or _BATCH
-    rate = rate * batch / _BATCH
+    batch, counted = _batch(cfg, wrapper, name)
+    far_above = FAR_ABOVE * rate * max(batch, _BATCH) / _BATCH
+    rate = float(f'{rate * batch / _BATCH:.6g}')
     old_rate = optimizer.get('lr')
     if not adaptive:
         wrapper['optimizer'] = dict(
@@ -121,24 +137,31 @@ def train_as_transformer(
         )
         remarks[('optim_wrapper', 'optimizer')] = (
             f"Transformers are trained with AdamW: rate and decay of {scope}'s own Swin configs, "
-            f'for a batch of {batch}.'
+            f'for a batch of {batch}{counted}.'
         )
-    elif old_rate is not None and old_rate > FAR_ABOVE * rate:
+    elif old_rate is not None and old_rate > far_above:
         optimizer['lr'] = rate
         remarks[('optim_wrapper', 'optimizer')] = (
-            f"The rate of {scope}'s own Swin configs, for a batch of {batch}."
+            f"The rate of {scope}'s own Swin configs, for a batch of {batch}{counted}."
         )
     if wrapper['optimizer'].get('lr') != old_rate:
+        if counted:  # mmengine's scaling knows nothing of accumulative_counts
+            base = batch // wrapper.get('accumulative_counts', 1)
+            cfg['auto_scale_lr'] = dict(enable=False, base_batch_size=base)
         _follow_rate(cfg, scope, rate / old_rate if old_rate else 1.0, remarks)
     options = {
         key: value
         for key, value in (wrapper.get('paramwise_cfg') or {}).items()
         if key not in _OTHER_CONSTRUCTORS_OPTIONS
     }
-    slowed = any('backbone' in key for key in options.get('custom_keys') or {})
+    custom = options.get('custom_keys') or {}
+    slowed = any('backbone' in key for key in custom)
     remark = 'No weight decay on biases, norms and position embeddings of the backbone'
     if not has_weights:
-        remark += '. It starts at random: no layer-wise decay of its learning rate.'
+        remark += '. It starts at random: its learning rate is not lowered.'
+        for key, values in custom.items():
+            if 'backbone' in key and values.get('lr_mult', 1) < 1:
+                del values['lr_mult']
     elif slowed:
         remark += '. Its learning rate is lowered already: no layer-wise decay.'
     else:
@@ -148,6 +171,26 @@ def train_as_transformer(
     remarks[('optim_wrapper', 'constructor')] = remark
     if options or wrapper.get('paramwise_cfg'):
         wrapper['paramwise_cfg'] = options
+
+
+def _batch(cfg: dict[str, Any], wrapper: dict[str, Any], name: str) -> tuple[int, str]:
+    """Return the samples of one step of the optimiser, and how they were counted.
+
+    By the toolboxes' scheme ``..._4xb2-...`` is a config for 4 GPUs with 2 samples each.
+    """
+    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if batch:
+        return batch, ''
+    samples = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if not samples:
+        return _BATCH, ''
+    named = re.search(rf'_(\d+)xb{samples}(?!\d)', name)
+    gpus = int(named[1]) if named else 1
+    steps = wrapper.get('accumulative_counts', 1)
+    counted = f'{samples} on each of {gpus} GPUs' if named else f'{samples} on one GPU'
+    if steps > 1:
+        counted += f', {steps} times'
+    return samples * gpus * steps, f' ({counted}; for others use --auto-scale-lr)'
 
 
 def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[Keys, str]) -> None:
@@ -173,7 +216,7 @@ def _preprocessors(node: Any, path: Keys) -> list[tuple[Keys, dict[str, Any]]]:
     found = []
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == 'reid' or not isinstance(value, dict):
+            if key in SEPARATE or not isinstance(value, dict):
                 continue
             inner = _preprocessors(value, (*path, key))
             found += inner

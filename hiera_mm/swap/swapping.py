@@ -13,15 +13,18 @@ from mmengine.config import Config
 
 from .. import __version__, weights
 from ..backbone import Hiera
-from ..engine.config import as_list, check_scope
+from ..engine.config import as_list, check_scope, load_config, walk
 from ..errors import CheckpointError, ConfigError
-from ..trial.configs import Keys, copied, loads_masks, owners, resolve
+from ..trial.configs import Keys, copied, loads_masks, owners, resolve, with_absolute_files
+from ..trial.models import build_start
 from ..weights.catalog import entry_of
+from ..weights.sources import names_for, url_of
 from . import settings
-from .ways import call_directly, swap_model, type_name
+from .ways import UNTRIED_HELP, call_directly, lost_settings, swap_model, type_name
 from .write import base_module, base_path, check_out, short_config
 
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
+UNTRIED = 'It was not tried whether all outputs of the backbone are read.'
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Swapped:
         remarks: Why something is as it is, by path in the config.
         dropped: Weights that the original named, for its own network.
         prediction_error: What the model raises in testing, as the original does; mostly None.
+        tried: Whether it was tried; if not, neither is what is written.
     """
 
     original: Original
@@ -60,45 +64,70 @@ class Swapped:
     remarks: dict[Keys, str]
     dropped: tuple[str, ...]
     prediction_error: str | None
+    tried: bool = True
 
-    def text(self, out: Path) -> str:
-        """Return the short config that makes this one of the original.
+    def text(self, out: Path, *, full: bool = False) -> str:
+        """Return the text of the config: a short one that makes it of the original, or all of it.
 
         Args:
             out: Where it is going to be, as it names the original from there.
+            full: Whether it is to stand alone.
         """
-        old, file, lazy = self.original.config, self.original.file, self.original.lazy
-        kinds = [type_name(owner['backbone'].get('type')) for _, owner in owners(old['model'])]
+        file, lazy = self.original.file, self.original.lazy
+        pairs = [
+            (old['backbone'], new['backbone'])
+            for (_, old), (_, new) in zip(
+                owners(self.original.config['model']), owners(self.config['model']), strict=True
+            )
+        ]
+        kinds = [type_name(old.get('type')) for old, _ in pairs]
         head = (
             f'{file.stem} with Hiera ({self.arch}) in the place of '
             f'{" and ".join(dict.fromkeys(kinds))}, written by '
-            f'tools/swap_backbone.py of hiera_mm {__version__}.'
+            f'tools/swap_backbone.py of hiera_mm {__version__}'
+            f'{"." if self.tried else ", not tried out."}'
         )
         if self.dropped:
             head += f'\nLeft out, as they are of the old network: {", ".join(self.dropped)}.'
+        lost = dict.fromkeys(name for pair in pairs for name in lost_settings(*pair))
+        if lost:
+            head += f'\nIts settings that Hiera does without: {", ".join(lost)}.'
+        if full:
+            return short_config(None, {}, alone(self.config), self.remarks, head)
         base = base_module(file, out) if lazy else base_path(file, out)
-        return short_config(base, old, self.config, self.remarks, head, lazy=lazy)
+        return short_config(base, self.original.config, self.config, self.remarks, head, lazy=lazy)
 
-    def write(self, out: str | os.PathLike, *, force: bool = False) -> Path:
-        """Write the short config; it is read again before it gets its name.
+    def write(self, out: str | os.PathLike, *, force: bool = False, full: bool = False) -> Path:
+        """Write the config; it is read, and model and optimiser built, before it gets its name.
 
         Args:
             out: The file.
             force: Whether to replace what is there.
+            full: Whether the file is to stand alone, without the original.
 
         Returns:
             The file.
 
         Raises:
-            ConfigError: If there is such a file already, or it cannot be written.
+            ConfigError: If there is such a file already, it cannot be written, or a training could
+                not start from it.
         """
         out = check_out(out, force=force)
         # Beside the final place, for the relative paths inside.
         draft = out.with_name(f'draft_{os.getpid()}_{out.name}')
         try:
-            draft.write_text(self.text(out), encoding='utf-8')
-            if plain(Config.fromfile(draft)) != self.config:
+            draft.write_text(self.text(out, full=full), encoding='utf-8')
+            expected = alone(self.config) if full else self.config
+            if plain(Config.fromfile(draft)) != expected:
                 raise RuntimeError(f'the config written for {self.original.file} reads otherwise')
+            if self.tried:
+                try:
+                    build_start(load_config(draft))
+                except Exception as error:  # whatever a toolbox's model may raise
+                    raise ConfigError(
+                        f'No training can start from {self.original.file.stem} with Hiera here: '
+                        f'{type(error).__name__}: {error}\n{UNTRIED_HELP}'
+                    ) from error
             draft.replace(out)
         finally:
             draft.unlink(missing_ok=True)
@@ -111,6 +140,7 @@ def swap(
     *,
     weights: str | None = None,
     keep_schedule: bool = False,
+    trial: bool = True,
 ) -> Config:
     """Put Hiera into a config of mmdet or mmseg, and make sure that it works.
 
@@ -122,6 +152,7 @@ def swap(
         arch: The Hiera, as for :class:`~hiera_mm.backbone.Hiera`.
         weights: Weights for it, as for ``init_cfg`` of the backbone.
         keep_schedule: Leave optimiser, learning rates and schedule as they are.
+        trial: Whether to try it.
 
     Returns:
         The complete new config. :func:`prepare` gives what writes a short one.
@@ -130,7 +161,7 @@ def swap(
         ConfigError: If there is no such config, or Hiera cannot be put into it; with the reason.
         CheckpointError: If the weights are not there, or are those of another Hiera.
     """
-    swapped = prepare(read(config), arch, weights=weights, keep_schedule=keep_schedule)
+    swapped = prepare(read(config), arch, weights=weights, keep_schedule=keep_schedule, trial=trial)
     return Config(swapped.config, filename=str(swapped.original.file))
 
 
@@ -161,6 +192,7 @@ def prepare(
     *,
     weights: str | None = None,
     keep_schedule: bool = False,
+    trial: bool = True,
     call: Callable[..., Any] = call_directly,
 ) -> Swapped:
     """Put Hiera into a config that was read.
@@ -170,6 +202,7 @@ def prepare(
         arch: As for :func:`swap`.
         weights: As for :func:`swap`.
         keep_schedule: As for :func:`swap`.
+        trial: As for :func:`swap`.
         call: As for :func:`.ways.swap_model`.
 
     Raises:
@@ -178,7 +211,7 @@ def prepare(
     """
     check_arch(arch, weights)
     remarks: dict[Keys, str] = {}
-    new = copied(original.config)
+    new = with_absolute_files(original.config, original.file)
     options: dict[str, Any] = dict(arch=arch)
     if not keep_schedule:
         options['drop_path_rate'] = settings.drop_path_of(arch)
@@ -191,7 +224,7 @@ def prepare(
         model.setdefault('data_preprocessor', new['data_preprocessor'])
     masks = loads_masks(original.config)
     try:
-        swapped = swap_model(model, original.scope, options, masks=masks, call=call)
+        swapped = swap_model(model, original.scope, options, masks=masks, trial=trial, call=call)
     except ConfigError as error:
         raise ConfigError(f'{original.file.stem} cannot take Hiera: {error}') from error
     if 'data_preprocessor' not in new['model']:
@@ -200,10 +233,15 @@ def prepare(
     remarks |= {('model', *path): remark for path, remark in swapped.remarks.items()}
     if swapped.unread:
         new['find_unused_parameters'] = True
-        remarks[('find_unused_parameters',)] = UNREAD
+        remarks[('find_unused_parameters',)] = UNREAD if trial else UNTRIED
     if not keep_schedule:
         settings.train_as_transformer(
-            new, original.scope, arch, has_weights=weights is not None, remarks=remarks
+            new,
+            original.scope,
+            arch,
+            name=original.file.stem,
+            has_weights=weights is not None,
+            remarks=remarks,
         )
     imports = new.pop('custom_imports', None) or {}
     # Ours comes first, since it supplies operators that others may import.
@@ -212,7 +250,7 @@ def prepare(
     custom['imports'] = ['hiera_mm', *modules]
     # In the order in which one reads.
     new = {'custom_imports': custom, 'model': new.pop('model'), **new}
-    return Swapped(original, new, arch, remarks, dropped, swapped.prediction_error)
+    return Swapped(original, new, arch, remarks, dropped, swapped.prediction_error, trial)
 
 
 def check_arch(arch: str, source: str | None) -> None:
@@ -231,8 +269,22 @@ def check_arch(arch: str, source: str | None) -> None:
     entry = entry_of(source)
     if entry is None and '://' not in source:
         weights.plan(network, source)
-    elif entry is not None and entry.arch != arch:
-        raise CheckpointError(f'{source} holds a Hiera of arch {entry.arch}, and {arch} is wanted.')
+    elif entry is None:
+        url_of(source, arch)
+    elif not entry.fits(arch):
+        raise CheckpointError(
+            f'{source} holds a Hiera of arch {entry.arch}, and {arch} is wanted{names_for(arch)}.'
+        )
+
+
+def alone(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the config of a teacher in the place of the file that holds it."""
+    config = copied(config)
+    for node in walk(config):
+        teacher = node.get('teacher_config')
+        if isinstance(teacher, str) and Path(teacher).is_file():
+            node['teacher_config'] = dict(model=plain(Config.fromfile(teacher))['model'])
+    return config
 
 
 def plain(config: Config) -> dict[str, Any]:

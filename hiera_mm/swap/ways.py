@@ -1,8 +1,8 @@
 """The ways in which Hiera can take the place of a backbone, and the first of them that works.
 
 Each way is a function of the part of a model that has the backbone, what the backbone gives, the
-toolbox's scope, and the options of Hiera other than those of its outputs. It returns what has to
-change in that part, or None where it does not apply.
+toolbox's scope, and the Hiera with the outputs that match. It returns what has to change in that
+part, or None where it does not apply.
 """
 
 from __future__ import annotations
@@ -22,16 +22,27 @@ from ..network.trunk import STRIDES
 from ..network.variants import NUM_STAGES
 from ..trial.configs import RGB, Keys, copied, image_channels, owners
 from ..trial.models import Trial, try_out
-from .features import Feature, choose_stages, emitted, emitted_by_neck
+from .features import Feature, choose_stages, emitted, emitted_by_neck, numbers_as_hiera
 from .readers import channel_changes, output_changes
 
 KEEPS_CHANNELS = (
     'What reads the features was made for these very channels and strides, so the backbone gives '
-    'them: 1x1 convolutions and resizing at its end.'
+    'them: 1x1 convolutions and resizing at its end. If the channels are an argument of what reads '
+    'them, under a name such as widths, let the name end in in_channels and swap again: then it is '
+    "told Hiera's own channels, and no convolution is needed."
 )
+FROZEN = 'Frozen as stages of the old backbone were; -1 trains all of it.'
 KEEPS_STRIDES = 'What reads the features was made for these strides.'
 NECK_DROPPED = 'Hiera has a pyramid of its own: the neck that made one of a single map is left out.'
 NECK_REPLACED = 'Hiera has a pyramid of its own, which an FPN reads.'
+
+UNTRIED_HELP = (
+    'If it only cannot run here (it needs a GPU, or other ground truth than can be made up), '
+    '--no-trial writes it untried.'
+)
+
+# Settings of the old backbone that Hiera has values of its own for.
+_ANSWERED = ('type', 'init_cfg', 'pretrained', 'out_indices', 'in_channels', 'drop_path_rate')
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +87,7 @@ def swap_model(
     options: Mapping[str, Any],
     *,
     masks: bool = True,
+    trial: bool = True,
     call: Callable[..., Any] = call_directly,
 ) -> SwappedModel:
     """Put Hiera into a model, and make sure that it computes losses, gradients and predictions.
@@ -85,6 +97,8 @@ def swap_model(
         scope: The toolbox's scope, ``'mmdet'`` or ``'mmseg'``.
         options: Options of :class:`~hiera_mm.backbone.Hiera` other than those of its outputs.
         masks: Whether the data that it is trained on has masks.
+        trial: Whether to try the model; if not, the first way that applies is taken, and outputs
+            may be unread.
         call: Calls the functions that build and run something. Who swaps many models that are much
             alike can remember what they returned.
 
@@ -94,11 +108,13 @@ def swap_model(
     parts = list(owners(model))
     if not parts:
         raise ConfigError('it has no backbone')
-    features = []
+    features, hieras = [], []
     for _, owner in parts:
         if type_name(owner['backbone'].get('type')) == Hiera.__name__:
             raise ConfigError('it has Hiera already')
         features.append(call(emitted, owner['backbone'], scope))
+        alike = call(numbers_as_hiera, owner['backbone'], scope)
+        hieras.append(_hiera(owner, features[-1], options, alike=alike))
 
     def tried(tested: Mapping[str, Any], *, gradients: bool = True) -> Trial:
         return call(try_out, tested, scope, masks=masks, gradients=gradients)
@@ -108,14 +124,18 @@ def swap_model(
         swapped = SwappedModel(copied(model))
         try:
             changes = [
-                way(owner, found, scope, options)
-                for (_, owner), found in zip(parts, features, strict=True)
+                way(owner, found, scope, hiera)
+                for (_, owner), found, hiera in zip(parts, features, hieras, strict=True)
             ]
             if not any(changes):
                 continue
-            for (path, _), change in zip(parts, changes, strict=True):
+            for (path, _), change, hiera in zip(parts, changes, hieras, strict=True):
                 if change is not None:
                     swapped.apply(path, change)
+                if 'frozen_stages' in hiera:
+                    swapped.remarks[(*path, 'backbone', 'frozen_stages')] = FROZEN
+            if not trial:
+                return replace(swapped, unread=True)
             swapped = _without_unread_outputs(swapped, tried)
             failed = swapped.prediction_error
             if failed is not None and failed != tried(model, gradients=False).prediction_error:
@@ -124,7 +144,10 @@ def swap_model(
         except Exception as error:  # whatever a toolbox's model may raise
             logger.debug('%s failed', way.__name__, exc_info=True)
             reason = reason or error
-    raise ConfigError(f'with Hiera inside it fails: {type(reason).__name__}: {reason}')
+    raise ConfigError(
+        f'with Hiera inside it fails on made-up images: {type(reason).__name__}: {reason}\n'
+        f'{UNTRIED_HELP}'
+    ) from reason
 
 
 def _without_unread_outputs(swapped: SwappedModel, tried: Callable[..., Trial]) -> SwappedModel:
@@ -147,17 +170,16 @@ def _without_unread_outputs(swapped: SwappedModel, tried: Callable[..., Trial]) 
 
 
 def with_own_channels(
-    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
+    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, hiera: Mapping[str, Any]
 ) -> Change:
     """Give Hiera's own channels, and tell those that read them."""
-    backbone = _backbone(owner, features, options)
-    built = _built(backbone)
+    built = _built(hiera)
     changes = channel_changes(owner, [f.channels for f in features], built.out_channels)
     if owner.get('neck'):
         given = list(map(Feature, built.out_channels, built.strides))
         changes |= _changes_behind_neck(owner, features, given, changes, scope)
-    remarks = {('backbone', 'out_strides'): KEEPS_STRIDES} if 'out_strides' in backbone else {}
-    return Change({('backbone',): backbone, **changes}, remarks)
+    remarks = {('backbone', 'out_strides'): KEEPS_STRIDES} if 'out_strides' in hiera else {}
+    return Change({('backbone',): hiera, **changes}, remarks)
 
 
 def _changes_behind_neck(
@@ -182,10 +204,10 @@ def _changes_behind_neck(
 
 
 def with_old_channels(
-    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
+    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, hiera: Mapping[str, Any]
 ) -> Change:
     """Give exactly what the old backbone gave, for readers whose channels are hard-wired."""
-    backbone = _backbone(owner, features, options)
+    backbone = dict(hiera)
     strides = tuple(feature.stride for feature in features)
     if 'out_strides' in backbone or strides != tuple(_built(backbone).strides):
         backbone['out_strides'] = strides
@@ -194,7 +216,7 @@ def with_old_channels(
 
 
 def without_pyramid_neck(
-    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, options: Mapping[str, Any]
+    owner: Mapping[str, Any], features: Sequence[Feature], scope: str, hiera: Mapping[str, Any]
 ) -> Change | None:
     """Leave out a neck that makes the pyramid that a plain ViT has not."""
     neck = owner.get('neck')
@@ -206,7 +228,7 @@ def without_pyramid_neck(
         return None
     if [feature.stride for feature in pyramid[: len(STRIDES)]] != list(STRIDES):
         return None
-    backbone = _with_image_channels(owner, dict(type=Hiera.__name__, **options))
+    backbone = {k: v for k, v in hiera.items() if k not in ('out_indices', 'out_strides')}
     channels = list(_built(backbone).out_channels)
     if len(pyramid) == NUM_STAGES and scope == 'mmseg':
         # Heads of mmseg read maps of any channels.
@@ -249,25 +271,49 @@ def without_outputs(owner: Mapping[str, Any], unread: Sequence[int]) -> Change:
     return Change({('backbone',): _ordered(backbone), **changes})
 
 
-def _backbone(
-    owner: Mapping[str, Any], features: Sequence[Feature], options: Mapping[str, Any]
+def _hiera(
+    owner: Mapping[str, Any],
+    features: Sequence[Feature],
+    options: Mapping[str, Any],
+    *,
+    alike: bool,
 ) -> dict[str, Any]:
-    """Return the config of the Hiera that takes the place of a backbone."""
-    head = owner.get('decode_head')
+    """Return the config of the Hiera whose outputs take the place of a backbone's.
+
+    Args:
+        owner: The part of the model that has the backbone.
+        features: What the backbone gives.
+        options: Options of Hiera.
+        alike: Whether the backbone numbers its stages as Hiera does.
+    """
+    old, head = owner['backbone'], owner.get('decode_head')
     main = head.get('in_index', -1) if isinstance(head, Mapping) and not owner.get('neck') else None
     main = main if isinstance(main, int) else None
-    indices, strides = choose_stages(features, owner['backbone'], main)
-    backbone = _with_image_channels(owner, dict(type=Hiera.__name__, **options))
+    asked = old.get('out_indices') if alike else None
+    indices, strides = choose_stages(features, [asked] if isinstance(asked, int) else asked, main)
+    hiera = dict(type=Hiera.__name__, **options)
     if indices != tuple(range(NUM_STAGES)):
-        backbone['out_indices'] = indices
+        hiera['out_indices'] = indices
     if not _are_own(indices, strides):
-        backbone['out_strides'] = strides
-    return _ordered(backbone)
+        hiera['out_strides'] = strides
+    if image_channels(owner) != RGB:
+        hiera['in_channels'] = image_channels(owner)
+    if old.get('with_cp'):
+        hiera['with_cp'] = True
+    # What starts at random has to be trained.
+    frozen = old.get('frozen_stages')
+    if alike and isinstance(frozen, int) and frozen >= 0 and 'init_cfg' in options:
+        hiera['frozen_stages'] = frozen
+    return _ordered(hiera)
 
 
-def _with_image_channels(owner: Mapping[str, Any], backbone: dict[str, Any]) -> dict[str, Any]:
-    channels = image_channels(owner)
-    return backbone if channels == RGB else {**backbone, 'in_channels': channels}
+def lost_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a backbone that are in effect and have no place in its Hiera."""
+    return [
+        key
+        for key, value in old.items()
+        if key not in new and key not in _ANSWERED and value not in (None, False, -1)
+    ]
 
 
 def _ordered(backbone: Mapping[str, Any]) -> dict[str, Any]:

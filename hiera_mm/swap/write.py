@@ -24,7 +24,7 @@ _BACKBONE_IN_NAME = re.compile(
 
 
 def short_config(
-    base: str,
+    base: str | None,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     remarks: Mapping[Keys, str],
@@ -35,7 +35,8 @@ def short_config(
     """Return a config that turns one config into another.
 
     Args:
-        base: What it builds on: a path as ``_base_`` names it, or a module as it is imported.
+        base: What it builds on: a path as ``_base_`` names it, or a module as it is imported;
+            None for nothing.
         old: The complete config behind ``base``.
         new: The complete config to be.
         remarks: Comments by path.
@@ -53,7 +54,7 @@ def short_config(
             ],
         ]
     else:
-        paragraphs = [[*_comment(head), f'_base_ = {base!r}']]
+        paragraphs = [[*_comment(head), *([] if base is None else [f'_base_ = {base!r}'])]]
     for key, value in differences(old, new).items():
         merged = lazy and isinstance(value, dict) and key in old
         before, after = (f'{key}.merge(', ')') if merged else (f'{key} = ', '')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from ..errors import ConfigError, UserError, nearest
 from ..network.trunk import UNIT_PIXELS
 
 RGB = 3
+
+SEPARATE = ('reid', 'teacher_config')
+"""Parts of a model that come from a training of their own, and keep their backbones."""
 
 Keys = tuple[str | int, ...]
 """Where something stands in a config: keys, and places in lists."""
@@ -91,6 +95,7 @@ def read(
     if not path.is_file() and path.parts and path.parts[0] in TOOLBOXES:
         path = resolve(config)
     cfg = load_config(path, cfg_options=cfg_options)
+    cfg.model = with_absolute_files(cfg.model, path.absolute())
     check_scope(cfg, path)
     resolve_arch(cfg)
     return cfg
@@ -99,14 +104,14 @@ def read(
 def owners(model: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """Yield every part of a model's config that has a backbone of its own, with its path.
 
-    A tracker's network for telling persons apart is left out: it sees cut-out persons, and its
-    weights come from another training.
+    A tracker's network for telling persons apart, which sees cut-out persons, and the teacher of a
+    distilled student are left out: their weights come from another training.
     """
     if isinstance(model, Mapping):
         if isinstance(model.get('backbone'), Mapping):
             yield path, model
         for key, value in model.items():
-            if key not in ('backbone', 'reid'):
+            if key not in ('backbone', *SEPARATE):
                 yield from owners(value, (*path, key))
     elif isinstance(model, list | tuple):
         for index, value in enumerate(model):
@@ -133,6 +138,31 @@ def copied(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return type(node)(copied(value) for value in node)
     return node
+
+
+def with_absolute_files(node: Any, config: Path) -> Any:
+    """Return a config in which files named from above it, as from its repository, are absolute.
+
+    mmdet's distilled students name the config of their teacher so. What is found from the working
+    directory stays as it is, and so do data sets, whose paths go behind their ``data_root``.
+
+    Args:
+        node: The config, or a part of it.
+        config: The absolute path of its file.
+    """
+    if isinstance(node, Mapping):
+        if 'type' in node and 'data_root' in node:
+            return copied(node)
+        return {key: with_absolute_files(value, config) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(with_absolute_files(value, config) for value in node)
+    if isinstance(node, str) and Path(node).suffix and not _is_file(node):
+        return next((str(f / node) for f in config.parents if _is_file(f / node)), node)
+    return node
+
+
+def _is_file(name: str | Path) -> bool:
+    return os.path.isfile(name)  # noqa: PTH113  Path raises where a text is too long for a name
 
 
 def parse_size(values: Sequence[int]) -> Size:

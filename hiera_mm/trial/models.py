@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from ..engine.config import walk
 from ..engine.launch import replace_sync_norms
 from ..weights.families import OUTPUTS
 from .batches import make_batch
-from .configs import TOOLBOXES, configs_root, copied, image_channels
+from .configs import copied, image_channels
 
 SEED = 0
 SIDES = (128, 320, 512)  # pixels; heads that shrink maps many times over need larger images
@@ -45,10 +45,6 @@ def build(model: Mapping[str, Any], scope: str, *, max_objects: int | None = Non
     import_models(scope)
     cfg = without_weights(ConfigDict(copied(model)))
     replace_sync_norms(cfg)
-    teacher = cfg.get('teacher_config')
-    if isinstance(teacher, str) and scope in TOOLBOXES and not Path(teacher).exists():
-        # It is named from the toolbox's repository.
-        cfg.teacher_config = str(configs_root(scope).parent / teacher)
     nodes = list(walk(cfg))
     classes = [node.get('num_classes') for node in nodes]
     many_classes = any(isinstance(number, int) and number >= MANY_CLASSES for number in classes)
@@ -112,6 +108,23 @@ def without_weights(node: Any) -> Any:
             ):
                 part[key] = None
     return node
+
+
+def build_start(cfg: Config) -> None:
+    """Build what a training of a config starts with, weights and data apart.
+
+    Raises:
+        Exception: Whatever model or optimiser raise.
+    """
+    network = build(cfg.model, cfg.default_scope)
+    # Not the wrapper itself: that of mixed precision needs a GPU.
+    names = ('optimizer', 'constructor', 'paramwise_cfg')
+    wrapper = {
+        name: value for name, value in (cfg.get('optim_wrapper') or {}).items() if name in names
+    }
+    if 'optimizer' in wrapper:
+        with in_scope(cfg.default_scope):
+            build_optim_wrapper(network, wrapper)
 
 
 @dataclass(frozen=True)

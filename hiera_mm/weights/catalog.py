@@ -53,6 +53,10 @@ class Entry:
         """Where the file is, ``https://`` or ``hf://repository[/file]``."""
         return self.address or self.name.replace('timm://', 'hf://timm/')
 
+    def fits(self, arch: str) -> bool:
+        """Whether it holds weights for an architecture, with the windows of its own or others."""
+        return self.arch == arch.removesuffix('_windowed')
+
 
 MAE = Training(224, 'ImageNet-1K, MAE only', NON_COMMERCIAL)
 LABELS = Training(224, 'ImageNet-1K, MAE, then labels', NON_COMMERCIAL)

@@ -50,25 +50,47 @@ def locate(source: str | os.PathLike) -> Path:
         CheckpointError: If the name is unknown, or the file cannot be downloaded whole.
     """
     text = os.fspath(source)
-    scheme, separator, _ = text.partition('://')
-    if not separator:
+    if '://' not in text:
         return Path(text).expanduser()
-    entry = entry_of(text)
-    url = entry.url if entry is not None and text == entry.name else text
+    entry, url = entry_of(text), url_of(text)
     notice = ''
     if entry is not None and entry.training.licence == NON_COMMERCIAL:
         notice = f'{text} is under {NON_COMMERCIAL}: not for commercial use.'
     if url.startswith('hf://'):
         return from_hub(url.removeprefix('hf://'), notice)
-    if url.startswith(('http://', 'https://')):
-        size, sha256 = (entry.size, entry.sha256) if entry is not None else (None, None)
-        return download(url, size, sha256, notice)
+    size, sha256 = (entry.size, entry.sha256) if entry is not None else (None, None)
+    return download(url, size, sha256, notice)
+
+
+def url_of(source: str, arch: str | None = None) -> str:
+    """Return the ``https://`` or ``hf://`` address of a source that is no path.
+
+    Args:
+        source: As for :func:`locate`.
+        arch: The Hiera that weights are wanted for; those known for it are offered in place of a
+            name that is unknown.
+
+    Raises:
+        CheckpointError: If the name is unknown.
+    """
+    entry = entry_of(source)
+    url = entry.url if entry is not None and source == entry.name else source
+    if url.startswith(('hf://', 'http://', 'https://')):
+        return url
+    scheme = source.partition('://')[0]
     known = [name for name in CATALOG if name.startswith(f'{scheme}://')] or list(CATALOG)
     raise CheckpointError(
-        f'there are no weights called {text!r}{did_you_mean(text, known)}. '
+        f'there are no weights called {source!r}'
+        f'{names_for(arch) or did_you_mean(source, known)}. '
         "'python -m hiera_mm.weights' lists the known names; paths, https:// and hf:// are taken "
         'as well.'
     )
+
+
+def names_for(arch: str | None) -> str:
+    """Return the short names of an arch's weights as ``'; known for X are A, B'``, or ``''``."""
+    names = [name for name, entry in CATALOG.items() if arch and entry.fits(arch)]
+    return f'; known for {arch} are {listing(names)}' if names else ''
 
 
 def cache_folder() -> Path:

@@ -16,6 +16,7 @@ DETECTOR = f'_base_ = {str(resolve("mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coc
 CONFIGS = {
     'good/plain': (SWAPPED, DETECTOR),
     'bad/broken': (UNUSABLE, 'model = dict('),
+    'bad/test_only': (UNUSABLE, DETECTOR + 'train_dataloader = None'),
     'bad/own': (
         REFUSED,
         DETECTOR
@@ -75,7 +76,7 @@ def test_the_script_tells_the_fate_of_each_config(run_script, tmp_path, monkeypa
     assert '1 of 2 that work here take Hiera: 50.0%.' in done.stdout
     with (work_dir / 'reasons.csv').open() as stream:
         reasons = list(csv.DictReader(stream))
-    assert [row['fate'] for row in reasons] == ['refused', 'the original fails here']
+    assert [row['fate'] for row in reasons] == ['refused', *['the original fails here'] * 2]
     assert reasons[0]['reason'].endswith('it has Hiera already')
     # What is known is not done again.
     monkeypatch.setattr(survey, '_lead', lambda *_: pytest.fail('examined again'))
@@ -132,7 +133,7 @@ def test_a_written_config_that_reads_otherwise_is_no_success(tmp_path, monkeypat
     from hiera_mm.swap.swapping import Swapped
 
     monkeypatch.setitem(VARIANTS, 'slim', Variant(16, 1, (1, 1, 1, 1)))
-    monkeypatch.setattr(Swapped, 'text', lambda *_: 'x = 1')
+    monkeypatch.setattr(Swapped, 'text', lambda *_, **__: 'x = 1')
     folder = write_configs(tmp_path, {'a/plain': (SWAPPED, DETECTOR)})
     result = examine('a/plain', folder / 'a' / 'plain.py', 'slim', call_directly)
     assert result['status'] == REFUSED

@@ -11,9 +11,9 @@ from hiera_mm.swap.settings import (
 from hiera_mm.trial.configs import copied
 
 
-def trained(scope='mmdet', *, arch='base', has_weights=True, **cfg):
+def trained(scope='mmdet', *, arch='base', name='', has_weights=True, **cfg):
     remarks = {}
-    train_as_transformer(cfg, scope, arch, has_weights=has_weights, remarks=remarks)
+    train_as_transformer(cfg, scope, arch, name=name, has_weights=has_weights, remarks=remarks)
     return cfg, remarks
 
 
@@ -32,6 +32,29 @@ def test_another_optimiser_becomes_adamw(scope, batch, rate, decay):
     assert optimizer == dict(type='AdamW', lr=rate, betas=(0.9, 0.999), weight_decay=decay)
     assert cfg['optim_wrapper']['clip_grad'] == dict(max_norm=1)
     assert f'a batch of {batch or 16}' in remarks[('optim_wrapper', 'optimizer')]
+
+
+@pytest.mark.parametrize(
+    ('samples', 'steps', 'name', 'batch', 'base'),
+    [
+        (2, 1, 'mine', 2, 2),
+        (2, 4, 'mine', 8, 2),
+        # Of the toolboxes' names that tell the GPUs, those that speak of the same samples.
+        (2, 1, 'pspnet_r50-d8_4xb2-80k_ade20k', 8, 8),
+        (3, 1, 'pspnet_r50-d8_4xb2-80k_ade20k', 3, 3),
+    ],
+)
+def test_the_rate_follows_the_real_batch_where_the_config_names_none(
+    samples, steps, name, batch, base
+):
+    cfg, remarks = trained(
+        name=name,
+        optim_wrapper=sgd(accumulative_counts=steps),
+        train_dataloader=dict(batch_size=samples),
+    )
+    assert cfg['optim_wrapper']['optimizer']['lr'] == pytest.approx(1e-4 * batch / 16)
+    assert cfg['auto_scale_lr'] == dict(enable=False, base_batch_size=base)
+    assert f'a batch of {batch} (' in remarks[('optim_wrapper', 'optimizer')]
 
 
 @pytest.mark.parametrize(('rate', 'becomes'), [(1e-4, 1e-4), (2e-4, 2e-4), (4e-3, 1e-4)])
@@ -82,7 +105,14 @@ def layer_wise(before, **options):
 def test_no_layer_wise_decay_from_a_random_start_or_of_a_backbone_that_is_slowed_already():
     assert layer_wise(None, has_weights=False) is None
     slowed = dict(custom_keys={'backbone': dict(lr_mult=0.1)})
-    assert layer_wise(slowed) == slowed
+    assert layer_wise(copied(slowed)) == slowed
+
+
+def test_a_random_start_is_not_slowed():
+    keys = {'backbone': dict(lr_mult=0.1, decay_mult=1.0), 'query_embed': dict(lr_mult=0.1)}
+    assert layer_wise(dict(custom_keys=copied(keys)), has_weights=False) == dict(
+        custom_keys={**keys, 'backbone': dict(decay_mult=1.0)}
+    )
 
 
 def test_options_of_the_old_constructor_go():

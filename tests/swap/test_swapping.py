@@ -1,6 +1,8 @@
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from hiera_mm.backbone import Hiera
+from hiera_mm.engine.config import load_config
 from hiera_mm.errors import CheckpointError, ConfigError
 from hiera_mm.swap import swap
 from hiera_mm.swap.swapping import plain, prepare, read
 from hiera_mm.swap.ways import SwappedModel
 from hiera_mm.swap.write import check_out, default_out
 from hiera_mm.trial.configs import configs_root, resolve
+from hiera_mm.trial.models import build_start
 
 from .conftest import SLIM, WIDTHS
 
@@ -82,7 +86,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(swapped, tmp_path, monk
     with pytest.raises(ConfigError, match='Choose another --out, or give --force'):
         swapped.write(out)
     assert out.read_text() == 'precious = 1'
-    monkeypatch.setattr(type(swapped), 'text', lambda *_: 'x = 1')
+    monkeypatch.setattr(type(swapped), 'text', lambda *_, **__: 'x = 1')
     with pytest.raises(RuntimeError, match='reads otherwise'):
         swapped.write(out, force=True)
     assert out.read_text() == 'precious = 1'
@@ -136,13 +140,88 @@ def test_wrong_names_are_refused_before_anything_is_built(detector, tmp_path, mo
         prepare(detector, 'auto')
     file = tmp_path / 'slim.pth'
     torch.save(Hiera(SLIM, out_norm=None).state_dict(), file)
-    for arch, weights in (
-        ('tiny', str(file)),
-        (SLIM, str(tmp_path / 'none.pth')),
-        (SLIM, 'release://base/mae_in1k'),
+    for arch, weights, offered in (
+        ('tiny', str(file), ''),
+        (SLIM, str(tmp_path / 'none.pth'), ''),
+        (SLIM, 'release://base/mae_in1k', ''),
+        ('tiny', 'release://base/mae_in1k', 'known for tiny are release://tiny/mae_in1k'),
+        ('sam2_tiny', 'release://sam2_tiny/sa1b', 'known for sam2_tiny are sam2://tiny'),
+        ('sam2_tiny', 'nowhere://tiny', 'known for sam2_tiny are sam2://tiny'),
     ):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match=offered):
             prepare(detector, arch, weights=weights)
+
+
+def test_settings_without_a_place_in_hiera_are_listed(swapped, tmp_path):
+    head = ' '.join(re.findall('(?m)^# (.*)', swapped.text(tmp_path)))
+    lost = 'depth, num_stages, frozen_stages, norm_cfg, norm_eval, style.'
+    assert f'Its settings that Hiera does without: {lost}' in head
+
+
+STUDENT = """
+model = dict(
+    type='KnowledgeDistillationSingleStageDetector',
+    teacher_config='configs/teacher.py',
+    teacher_ckpt='https://nowhere.invalid/teacher.pth',
+    backbone=dict(type='ResNet', depth=18, num_stages=4, out_indices=(0, 1, 2, 3)),
+    neck=dict(
+        type='FPN', in_channels=[64, 128, 256, 512], out_channels=32, start_level=1,
+        add_extra_convs='on_output', num_outs=5,
+    ),
+    bbox_head=dict(
+        type='LDHead', num_classes=2, in_channels=32, stacked_convs=1, feat_channels=32,
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1,
+            strides=[8, 16, 32, 64, 128],
+        ),
+        loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True),
+        loss_ld=dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10),
+        loss_bbox=dict(type='GIoULoss'),
+    ),
+    train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1),
+    test_cfg=dict(nms_pre=10, min_bbox_size=0, score_thr=0.05,
+                  nms=dict(type='nms', iou_threshold=0.6), max_per_img=10),
+)
+default_scope = 'mmdet'
+"""  # its parts are those of mmdet's LD
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A distilled student in a repository of its own, which names its teacher from the root."""
+    folder = tmp_path / 'repository' / 'configs'
+    (folder / 'ld').mkdir(parents=True)
+    (folder / 'ld' / 'student.py').write_text(STUDENT)
+    cfg = Config.fromfile(folder / 'ld' / 'student.py')
+    teacher = {key: value for key, value in cfg.model.items() if 'teacher' not in key}
+    teacher |= dict(type='GFL', bbox_head={**teacher['bbox_head'], 'type': 'GFLHead'})
+    del teacher['bbox_head']['loss_ld']
+    Config(dict(model=teacher)).dump(folder / 'teacher.py')
+    return folder / 'ld' / 'student.py'
+
+
+def test_files_named_from_a_repository_are_found_from_anywhere(student, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    swapped = prepare(read(student), SLIM)
+    out = swapped.write(tmp_path / 'new.py')
+    assert load_config(out).model.teacher_config == str(student.parents[1] / 'teacher.py')
+    # One file that stands alone has the teacher inside, who keeps the backbone.
+    out = swapped.write(tmp_path / 'full.py', full=True)
+    shutil.rmtree(tmp_path / 'repository')
+    cfg = load_config(out)
+    assert '_base_ =' not in out.read_text()
+    assert str(tmp_path) not in out.read_text()
+    assert cfg.model.teacher_config.model.backbone.type == 'ResNet'
+    build_start(cfg)
+
+
+def test_a_schedule_that_no_training_can_start_with_is_refused(detector, swapped, tmp_path):
+    paramwise = dict(swapped.config['optim_wrapper'], paramwise_cfg=dict(decay_rate=2))
+    wrong = replace(swapped, config=dict(swapped.config, optim_wrapper=paramwise))
+    with pytest.raises(ConfigError, match=r'No training can start.*decay_rate'):
+        wrong.write(tmp_path / 'new.py')
+    assert not any(tmp_path.iterdir())
+    assert 'not tried out' in replace(wrong, tried=False).write(tmp_path / 'new.py').read_text()
 
 
 def test_outputs_that_are_not_read_are_told_to_ddp(detector, monkeypatch, tmp_path):
@@ -203,6 +282,10 @@ def test_configs_in_pure_python_stay_so(lazy_config):
     assert 'from ..mine import *' in text
     assert 'model.merge(' in text
     assert 'in the place of ResNet,' in text
+    assert plain(Config.fromfile(out)) == swapped.config
+    # All of it is a text config, which names classes by their modules.
+    out = swapped.write(lazy_config.parent / 'full.py', full=True)
+    assert 'read_base' not in out.read_text()
     assert plain(Config.fromfile(out)) == swapped.config
 
 
