@@ -330,7 +330,7 @@ def _out_norm_eps(out_norm: Mapping[str, object] | None) -> float | None:
     if not isinstance(out_norm, Mapping):
         raise TypeError(f"out_norm must be dict(type='LN') or None, got {out_norm!r}")
     options = {'eps': NORM_EPS, **out_norm}
-    if options.pop('type', None) != 'LN' or set(options) != {'eps'}:
+    if options.pop('type', None) not in ('LN', nn.LayerNorm) or set(options) != {'eps'}:
         raise ValueError(
             f"out_norm must be dict(type='LN') with an optional eps, or None; got {out_norm}. "
             'For another kind of norm use None here and norm_cfg in the neck.'

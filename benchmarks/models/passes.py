@@ -18,7 +18,7 @@ from benchmarks.models.parts import Divide, undivided
 from demo.shapes.files import write_image
 from demo.shapes.scenes import LEAST_SIDE, draw_scene
 from hiera_mm.cost.measure import precision
-from hiera_mm.engine.config import as_list, walk
+from hiera_mm.engine.config import as_list, type_name, walk
 from hiera_mm.errors import ConfigError, UserError
 from hiera_mm.trial import models
 from hiera_mm.trial.batches import BATCH, processed_batch
@@ -137,7 +137,7 @@ def pipeline_of(cfg: Config, size: Size | None = None) -> Callable[[Path], dict[
     if owner is None:
         raise ConfigError(f'{cfg.filename} has no test pipeline, through which an image could go.')
     # There is no truth to load: it is only scored against.
-    steps = [copied(step) for step in owner['pipeline'] if 'Annotations' not in str(step['type'])]
+    steps = [copied(step) for step in owner['pipeline'] if 'Annotations' not in type_name(step)]
     if size is not None:
         steps = _resizing(steps, size, cfg.filename)
     with in_scope(cfg.default_scope):
@@ -151,10 +151,10 @@ def _resizing(steps: list[dict[str, Any]], size: Size, name: str) -> list[dict[s
     scale = size[::-1]  # the toolboxes' width and height
     found = False
     for index, step in enumerate(steps):
-        if 'Resize' in step['type']:
+        if 'Resize' in type_name(step):
             steps[index] = dict(type='Resize', scale=scale, keep_ratio=False)
             found = True
-        elif step['type'].endswith('Pad') and 'size' in step:
+        elif type_name(step).endswith('Pad') and 'size' in step:
             step['size'] = scale
     if not found:
         raise ConfigError(

@@ -22,6 +22,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError
 from ..weights.reading import read_checkpoint, safe_load
+from .config import walk
 
 UNFINISHED = '.part'
 """Added to the name of a file that is being written."""
@@ -49,15 +50,22 @@ def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     return read_checkpoint(filename, map_location)
 
 
-def make_saving_safe() -> None:
+def make_saving_safe(cfg: Config) -> None:
     """From now on, let nothing in this process replace or remove a file before the next is whole.
 
     mmengine writes a checkpoint straight into its final name and removes an older one first, so
     that a kill or a full disk in between can leave nothing to go on from. Both the writing and the
-    order are replaced under their registered names, so every config gets them unchanged.
+    order are replaced under their registered names, so every config gets them unchanged but for
+    the hook's class itself, which a pure-Python config names.
+
+    Args:
+        cfg: The config; changed in place.
     """
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     HOOKS.register_module('CheckpointHook', module=KeepingCheckpointHook, force=True)
+    for hook in (*walk(cfg.get('default_hooks')), *walk(cfg.get('custom_hooks'))):
+        if hook.get('type') is CheckpointHook:
+            hook['type'] = 'CheckpointHook'
 
 
 def use_resume(cfg: Config, resume: str) -> None:

@@ -79,10 +79,10 @@ def train(
         CheckpointError: If a checkpoint is unusable or belongs to another model.
     """
     make_loading_safe()
-    make_saving_safe()
     cfg = options.load_config(
         config, needs=TRAIN_NEEDS, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher
     )
+    make_saving_safe(cfg)
     if amp:
         options.use_amp(cfg, amp_dtype)
     if fsdp:

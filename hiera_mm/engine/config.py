@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
 
 from ..errors import CheckpointError, ConfigError, listing, nearest
 from ..network import VARIANTS, Variant
@@ -83,6 +83,8 @@ def load_config(
             'one of the _base_ files, meant to be built upon?'
         )
     cfg.launcher = launcher
+    if scope := scope_of(cfg):
+        cfg.default_scope = scope
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:
@@ -127,6 +129,24 @@ def _walk(node: Any, place: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]
         yield from _walk(item, f'{place}{key}.')
 
 
+def type_name(node: Any) -> str:
+    """Return the bare name of what a config's dict makes, ``''`` if it does not say.
+
+    In a pure-Python config `type` is a class or a function; in the others it is text, which may
+    have a scope or a module before the name.
+    """
+    kind = node.get('type') if isinstance(node, Mapping) else None
+    return getattr(kind, '__name__', str(kind or '')).rpartition('.')[2]
+
+
+def scope_of(cfg: Mapping[str, Any]) -> str | None:
+    """Return the scope of a config: pure-Python ones set none, and their model's class tells it."""
+    kind = cfg['model'].get('type')
+    bases = [base.__module__ for base in kind.__mro__] if isinstance(kind, type) else [str(kind)]
+    packages = (base.partition('.')[0] for base in bases)
+    return cfg.get('default_scope') or next((p for p in packages if p in TOOLBOXES), None)
+
+
 def as_list(value: Any) -> list[Any]:
     """Return the items of what a config gives as one thing, as several, or as None."""
     if value is None:
@@ -134,14 +154,15 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def check_scope(cfg: Mapping[str, Any], path: str | Path) -> None:
-    """Raise a ConfigError unless a config is one of the toolboxes that this package knows."""
-    scope = cfg.get('default_scope')
+def check_scope(cfg: Mapping[str, Any], path: str | Path) -> str:
+    """Return the scope; raise a ConfigError unless it is a toolbox that this package knows."""
+    scope = scope_of(cfg)
     if scope not in TOOLBOXES:
         raise ConfigError(
             f'Config {path} has default_scope = {scope!r}; here it has to be one of '
             f'{" and ".join(map(repr, TOOLBOXES))}.'
         )
+    return scope
 
 
 def resolve_arch(cfg: Config, checkpoint: str | Path | None = None) -> None:
@@ -158,9 +179,7 @@ def resolve_arch(cfg: Config, checkpoint: str | Path | None = None) -> None:
         CheckpointError: If the weights cannot be read, or do not tell their architecture.
     """
     for place, node in _walk(cfg.model):
-        kind = node.get('type')
-        name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-        if name.rpartition('.')[2] != 'Hiera' or node.get('arch') != 'auto':
+        if type_name(node) != 'Hiera' or node.get('arch') != 'auto':
             continue
         inits = [
             init
@@ -193,7 +212,7 @@ def use_amp(cfg: Config, dtype: str) -> None:
         ConfigError: If there is no accelerator, for which mmengine's mixed precision is made, or
             if the config has an optimizer wrapper of its own.
     """
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    wrapper = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
             f'--amp replaces an OptimWrapper, and this config has a {wrapper}. Set up mixed '
@@ -228,14 +247,14 @@ def use_fsdp(cfg: Config) -> None:
         )
     cfg.runner_type = 'FlexibleRunner'
     cfg.strategy = ConfigDict(type=_FSDP)
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper':
         cfg.optim_wrapper.use_fsdp = True
     _import_hiera_mm(cfg)
 
 
 def shards(cfg: Config) -> bool:
     """Whether a config shards its model."""
-    return (cfg.get('strategy') or {}).get('type') == _FSDP
+    return type_name(cfg.get('strategy')) == _FSDP
 
 
 def drop_fsdp(cfg: Config) -> None:
@@ -254,7 +273,7 @@ def use_ema(cfg: Config) -> None:
     if cfg.get('strategy') is not None:
         raise ConfigError('--ema averages whole weights, and --fsdp shards them. Leave one out.')
     hooks = as_list(cfg.get('custom_hooks'))
-    if any(hook.get('type') == 'EMAHook' for hook in hooks):
+    if any(type_name(hook) == 'EMAHook' for hook in hooks):
         print_log('--ema: the config averages its weights already.', logger='current')
         return
     # Buffers too: the running statistics of batch norms belong to the weights.
@@ -282,7 +301,7 @@ def use_trackers(cfg: Config, names: Sequence[str]) -> None:
     if cfg.get('visualizer') is None:
         raise ConfigError('--track: the config has no visualizer that could do it.')
     backends = as_list(cfg.visualizer.get('vis_backends'))
-    present = {backend['type'] for backend in backends}
+    present = {type_name(backend) for backend in backends}
     new = [ConfigDict(type=backend) for _, backend in chosen if backend not in present]
     cfg.visualizer.vis_backends = [*backends, *new]
 
@@ -361,7 +380,7 @@ def _complete_imports(cfg: Config, path: Path) -> None:
     """Let a config that names something of `hiera_mm` import it, with a warning if it did not."""
     ours = {
         name
-        for registry in (MODELS, HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES)
+        for registry in (MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES)
         for name, item in registry.module_dict.items()
         if item.__module__.partition('.')[0] == 'hiera_mm'
     }

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..backbone import Hiera
 from ..errors import CheckpointError, listing
+from .config import type_name
 
 # A fine-tuned model shares nearly all of its tensors with the one before; another architecture
 # shares none, or a few by accident.
@@ -193,7 +194,7 @@ def check_pretrained(model: nn.Module) -> None:
             module.check_pretrained()
             continue
         init_cfg = getattr(module, 'init_cfg', None)
-        if not isinstance(init_cfg, Mapping) or init_cfg.get('type') != 'Pretrained':
+        if type_name(init_cfg) not in ('Pretrained', 'PretrainedInit'):
             continue
         if getattr(type(module), 'init_weights', None) is not BaseModule.init_weights:
             continue

@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import ConfigError, DataError
 from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
-from .config import check_scope, load_config, resolve_arch
+from .config import check_scope, load_config, resolve_arch, type_name
 from .fit import require_complete, state_dict_of
 from .launch import make_folder
 
@@ -137,7 +137,9 @@ def _load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) 
         )
     model.dataset_meta = {'palette': 'random', **meta}
     model.cfg = cfg
-    cfg.setdefault('test_pipeline', dataset.get('pipeline'))  # where mmseg looks for it
+    # mmseg looks there, and knows what it has to leave out by text alone.
+    steps = cfg.get('test_pipeline') or dataset.get('pipeline') or []
+    cfg.test_pipeline = [step for step in steps if type_name(step) != 'LoadAnnotations']
     device = device or get_device()
     try:
         model.to(device)

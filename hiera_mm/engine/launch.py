@@ -15,9 +15,9 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..errors import ConfigError, UserError
-from .config import shards, walk
+from .config import shards, type_name, walk
 
-_SYNC_NORMS = ('SyncBN', 'MMSyncBN')
+_SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')  # the last as a class
 _CPU_FACTS = Path('/proc/cpuinfo')
 
 
@@ -77,7 +77,7 @@ def replace_sync_norms(model: Any) -> int:
     Args:
         model: The config of a model.
     """
-    norms = [node for node in walk(model) if node.get('type') in _SYNC_NORMS]
+    norms = [node for node in walk(model) if type_name(node) in _SYNC_NORMS]
     for norm in norms:
         norm['type'] = 'BN'
     return len(norms)

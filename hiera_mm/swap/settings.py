@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..engine.config import as_list, walk
+from ..engine.config import as_list, type_name, walk
 from ..network.trunk import UNIT_PIXELS
 from ..trial.configs import RGB, SEPARATE, Keys, image_channels, owners
-from .ways import type_name
 
 # What every published Hiera was trained on.
 MEAN = [123.675, 116.28, 103.53]
@@ -70,7 +69,7 @@ def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Keys, str]
     if image_channels(cfg['model']) != RGB:
         return
     in_rgb = any(
-        'LoadImage' in str(node.get('type')) and node.get('channel_order') == 'rgb'
+        'LoadImage' in type_name(node) and node.get('channel_order') == 'rgb'
         for node in walk(cfg.get('train_pipeline') or cfg.get('train_dataloader'))
     )
     found = list(_preprocessors(cfg['model'], ('model',)))
@@ -84,7 +83,7 @@ def normalise_as_hiera(cfg: dict[str, Any], scope: str, remarks: dict[Keys, str]
         new = dict(mean=MEAN, std=STD, bgr_to_rgb=not in_rgb)
         if node.get('rgb_to_bgr'):
             new['rgb_to_bgr'] = False
-        if 'SegDataPreProcessor' not in str(node['type']):
+        if 'SegDataPreProcessor' not in type_name(node):
             divisor = node.get('pad_size_divisor') or 1
             if divisor % UNIT_PIXELS:
                 new['pad_size_divisor'] = UNIT_PIXELS
@@ -125,7 +124,7 @@ def train_as_transformer(
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get('optimizer'), dict):
         return
     optimizer = wrapper['optimizer']
-    adaptive = any(name in type_name(optimizer.get('type')) for name in _ADAPTIVE)
+    adaptive = any(name in type_name(optimizer) for name in _ADAPTIVE)
     rate, weight_decay = _ADAMW[scope]
     batch, counted = _batch(cfg, wrapper, name)
     far_above = FAR_ABOVE * rate * max(batch, _BATCH) / _BATCH
@@ -197,7 +196,7 @@ def _follow_rate(cfg: dict[str, Any], scope: str, factor: float, remarks: dict[K
     """Let a schedule follow a learning rate that was multiplied by a factor."""
     schedule = as_list(cfg.get('param_scheduler'))
     changes = []
-    if schedule and not any(name in type_name(schedule[0].get('type')) for name in _WARMING):
+    if schedule and not any(name in type_name(schedule[0]) for name in _WARMING):
         steps, start = _WARM_UP[scope]
         warm_up = dict(type='LinearLR', start_factor=start, by_epoch=False, begin=0, end=steps)
         schedule.insert(0, warm_up)

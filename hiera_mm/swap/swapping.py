@@ -13,14 +13,14 @@ from mmengine.config import Config
 
 from .. import __version__, weights
 from ..backbone import Hiera
-from ..engine.config import as_list, check_scope, load_config, walk
+from ..engine.config import as_list, check_scope, load_config, type_name, walk
 from ..errors import CheckpointError, ConfigError
 from ..trial.configs import Keys, copied, loads_masks, owners, resolve, with_absolute_files
 from ..trial.models import build_start
 from ..weights.catalog import entry_of
 from ..weights.sources import names_for, url_of
 from . import settings
-from .ways import UNTRIED_HELP, call_directly, lost_settings, swap_model, type_name
+from .ways import UNTRIED_HELP, call_directly, lost_settings, swap_model
 from .write import base_module, base_path, check_out, short_config
 
 UNREAD = 'Nothing reads some of the outputs of the backbone, whose norms then get no gradient.'
@@ -80,7 +80,7 @@ class Swapped:
                 owners(self.original.config['model']), owners(self.config['model']), strict=True
             )
         ]
-        kinds = [type_name(old.get('type')) for old, _ in pairs]
+        kinds = [type_name(old) for old, _ in pairs]
         head = (
             f'{file.stem} with Hiera ({self.arch}) in the place of '
             f'{" and ".join(dict.fromkeys(kinds))}, written by '
@@ -182,8 +182,7 @@ def read(config: str | os.PathLike) -> Original:
         raise ConfigError(f'{file} cannot be read: {type(error).__name__}: {error}') from error
     if not isinstance(complete.get('model'), dict):
         raise ConfigError(f'{file} has no model.')
-    check_scope(complete, file)
-    return Original(file, complete, complete['default_scope'], lazy)
+    return Original(file, complete, check_scope(complete, file), lazy)
 
 
 def prepare(
@@ -212,6 +211,7 @@ def prepare(
     check_arch(arch, weights)
     remarks: dict[Keys, str] = {}
     new = with_absolute_files(original.config, original.file)
+    new['default_scope'] = original.scope  # of a pure-Python config, which has classes without
     options: dict[str, Any] = dict(arch=arch)
     if not keep_schedule:
         options['drop_path_rate'] = settings.drop_path_of(arch)

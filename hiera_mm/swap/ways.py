@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..backbone import Hiera
+from ..engine.config import type_name
 from ..errors import ConfigError
 from ..network.trunk import STRIDES
 from ..network.variants import NUM_STAGES
@@ -110,7 +111,7 @@ def swap_model(
         raise ConfigError('it has no backbone')
     features, hieras = [], []
     for _, owner in parts:
-        if type_name(owner['backbone'].get('type')) == Hiera.__name__:
+        if type_name(owner['backbone']) == Hiera.__name__:
             raise ConfigError('it has Hiera already')
         features.append(call(emitted, owner['backbone'], scope))
         alike = call(numbers_as_hiera, owner['backbone'], scope)
@@ -345,8 +346,3 @@ def put(node: Any, changes: Mapping[Keys, Any]) -> None:
     """Put new values at paths of a config, in place."""
     for (*way, last), value in changes.items():
         at(node, tuple(way))[last] = copied(value)
-
-
-def type_name(kind: object) -> str:
-    """Return the name of a type that a config may give as a class or with its module."""
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]

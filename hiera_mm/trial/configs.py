@@ -10,7 +10,14 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.config import TOOLBOXES, check_scope, load_config, resolve_arch, walk
+from ..engine.config import (
+    TOOLBOXES,
+    check_scope,
+    load_config,
+    resolve_arch,
+    type_name,
+    walk,
+)
 from ..errors import ConfigError, UserError, nearest
 from ..network.trunk import UNIT_PIXELS
 
@@ -121,7 +128,7 @@ def owners(model: Any, path: Keys = ()) -> Iterator[tuple[Keys, Mapping[str, Any
 def loads_masks(config: Mapping[str, Any]) -> bool:
     """Whether the annotations that a config loads for training have masks."""
     return any(
-        node.get('with_mask', 'LoadPanopticAnnotations' in str(node.get('type')))
+        node.get('with_mask', 'LoadPanopticAnnotations' in type_name(node))
         for node in walk(config.get('train_dataloader'))
     )
 
@@ -200,7 +207,7 @@ def test_size(cfg: Config) -> Size:
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     steps = list(walk(loader.get('dataset')))
     for kind, key in (('Pad', 'size'), ('Resize', 'scale')):
-        sizes = [_size(step, key) for step in steps if step.get('type') == kind]
+        sizes = [_size(step, key) for step in steps if type_name(step) == kind]
         known = [size for size in sizes if size is not None]
         if known:
             height, width = (-(-side // UNIT_PIXELS) * UNIT_PIXELS for side in known[-1])

@@ -21,7 +21,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..backbone import Hiera
-from ..engine.config import walk
+from ..engine.config import type_name, walk
 from ..engine.launch import replace_sync_norms
 from ..weights.families import OUTPUTS
 from .batches import make_batch
@@ -54,7 +54,7 @@ def build(model: Mapping[str, Any], scope: str, *, max_objects: int | None = Non
             node['max_per_img'] = min(node['max_per_img'], max_objects)
         # Both of these would change the size of the image.
         node.pop('batch_augments', None)
-        if 'SegDataPreProcessor' in str(node.get('type')):
+        if 'SegDataPreProcessor' in type_name(node):
             node.pop('size', None)
             node['size_divisor'] = 1
     torch.manual_seed(SEED)

@@ -99,7 +99,7 @@ def small_disk():
 
 class TestWriting:
     def test_a_file_is_replaced_as_a_whole(self, tmp_path, small_disk):
-        make_saving_safe()
+        make_saving_safe(Config({}))
         file = tmp_path / 'folder' / 'a.pth'
         backend = get_file_backend(str(file))
         backend.put(b'old', str(file))
