@@ -141,7 +141,7 @@ def type_name(node: Any) -> str:
 
 def scope_of(cfg: Mapping[str, Any]) -> str | None:
     """Return the scope of a config: pure-Python ones set none, and their model's class tells it."""
-    kind = cfg['model'].get('type')
+    kind = (cfg.get('model') or {}).get('type')
     bases = [base.__module__ for base in kind.__mro__] if isinstance(kind, type) else [str(kind)]
     packages = (base.partition('.')[0] for base in bases)
     return cfg.get('default_scope') or next((p for p in packages if p in TOOLBOXES), None)

@@ -166,15 +166,3 @@ def test_options_that_cannot_be_are_refused(capsys):
     assert 'argument --rounds: must be at least 1, got 0' in capsys.readouterr().err
     with pytest.raises(UserError, match="no arch 'tinny'; did you mean 'tiny'"):
         options.check_archs(['tiny', 'tinny'])
-
-
-SCRIPTS = sorted(path.stem for path in (ROOT / 'benchmarks').glob('*.py') if path.stem[0] != '_')
-
-
-@pytest.mark.parametrize(
-    'name', [SCRIPTS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS[1:])]
-)
-def test_scripts_run_by_their_paths_from_anywhere(tmp_path, name):
-    command = [sys.executable, ROOT / 'benchmarks' / f'{name}.py', '--help']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, '')
