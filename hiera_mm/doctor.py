@@ -6,6 +6,7 @@ process, which a broken package may end, runs it as a script to try the imports.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -355,8 +356,13 @@ def report(facts: Facts, problems: Iterable[Problem]) -> str:
 
 def main() -> int:
     """Print the report; return the exit status, 1 if something is broken."""
-    if sys.argv[1:2] == ['--probe']:  # the child process of `gather`
-        probe(Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        prog='python -m hiera_mm.doctor', description='Tell what is installed and how to repair it.'
+    )
+    parser.add_argument('--probe', type=Path, help=argparse.SUPPRESS)  # the child of `gather`
+    args = parser.parse_args()
+    if args.probe is not None:
+        probe(args.probe)
         return 0
     facts = gather()
     problems = diagnose(facts)
