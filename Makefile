@@ -1,7 +1,9 @@
-# `make help` lists what can be made. STACK chooses the toolboxes: onedl or openmmlab.
+# `make help` lists what can be made. STACK chooses the toolboxes: onedl or openmmlab; PINS the
+# versions: newest or oldest, the latter best with a VENV of its own.
 SHELL := /bin/bash
 PYTHON ?= python3
 STACK ?= onedl
+PINS ?= newest
 
 venv_onedl := .venv
 venv_openmmlab := .venv-openmmlab
@@ -19,7 +21,8 @@ INSTALLING := $(VENV)/.installing
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'PYTHON=python3.12 chooses the interpreter, STACK=openmmlab the second stack of toolboxes.'
+	@echo 'PYTHON=python3.12 chooses the interpreter, STACK=openmmlab the second stack of toolboxes,'
+	@echo 'PINS=oldest VENV=.venv-oldest the oldest versions that are known to work.'
 
 setup: $(INSTALLED)  ## Make the virtual environment
 
@@ -36,8 +39,8 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	# Past pip's cache: it may hold an mmcv compiled by hand, which would quietly be used instead.
 	$(RUN) -m pip install --no-cache-dir --no-deps \
-	    "$$(grep -E '^(onedl-)?mmcv' requirements/$(STACK).txt)"
-	$(RUN) -m pip install --editable '.[$(STACK),test]'
+	    -c requirements/$(PINS).txt "$$(grep -oE '^(onedl-)?mmcv[a-z-]*' requirements/$(STACK).txt)"
+	$(RUN) -m pip install -c requirements/$(PINS).txt --editable '.[$(STACK),test]'
 	@mv $(INSTALLING) $@
 
 demo: $(INSTALLED)  ## Train, test and draw a small detector and segmenter; ARGS=--fresh starts anew

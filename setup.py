@@ -24,15 +24,10 @@ def read_version() -> str:
 
 
 def read_requirements(name: str) -> list[str]:
-    """Return the requirements in requirements/`name`.txt, those of the files it includes first."""
-    requirements = []
-    for line in (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines():
-        line = line.partition('#')[0].strip()
-        if line.startswith('-r '):
-            requirements += read_requirements(Path(line[3:].strip()).stem)
-        elif line:
-            requirements.append(line)
-    return requirements
+    """Return the requirements in requirements/`name`.txt."""
+    text = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8')
+    lines = [line.partition('#')[0].strip() for line in text.splitlines()]
+    return [line for line in lines if line]
 
 
 class BuildWithMimFiles(build_py):
@@ -77,9 +72,10 @@ setup(
     packages=find_packages(include=['hiera_mm', 'hiera_mm.*']),
     python_requires='>=3.10',
     # The toolboxes are extras: the forks and the originals share their import names, so that
-    # asking for either here could install one over the other.
+    # asking for either here could install one over the other. No version is pinned, or it would
+    # replace what a user has; those that are tested stand in requirements/newest.txt, oldest.txt.
     install_requires=[
-        'torch>=2.4',
+        'torch>=2.6',
         'torchvision',
         'safetensors',
         'huggingface_hub',

@@ -36,9 +36,11 @@ def apply_to(trunk: HieraTrunk, x: torch.Tensor) -> bool:
     if x.device.type != 'cpu' or trunk.training or torch.is_grad_enabled():
         return False
     if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import has_static_value
+        from torch.fx.experimental import symbolic_shapes
 
-        return all(map(has_static_value, x.shape))
+        # Older versions of torch cannot tell.
+        has_static_value = getattr(symbolic_shapes, 'has_static_value', None)
+        return has_static_value is not None and all(map(has_static_value, x.shape))
     return not torch.jit.is_tracing()
 
 

@@ -74,7 +74,8 @@ def test_a_network_compiled_for_a_size_is_cut_and_one_for_all_sizes_is_not(
         with torch.no_grad():
             for a, b in zip(trunk(images), compiled(images), strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    assert (layers[1] > 1.5 * layers[0]) == (not dynamic)
+    tells = hasattr(torch.fx.experimental.symbolic_shapes, 'has_static_value')  # older ones do not
+    assert (layers[1] > 1.5 * layers[0]) == (tells and not dynamic)
 
 
 def test_drop_path_still_drops_whole_samples(cuts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
 def hub(server, tmp_path, monkeypatch) -> Server:
     """The server, taken for the Hugging Face hub."""
     huggingface_hub = pytest.importorskip('huggingface_hub')
-    constants = huggingface_hub.constants
+    constants = importlib.import_module('huggingface_hub.constants')
     monkeypatch.setattr(constants, 'ENDPOINT', server.url)
     template = server.url + '/{repo_id}/resolve/{revision}/{filename}'
     monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
