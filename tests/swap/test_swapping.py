@@ -266,6 +266,7 @@ def lazy_config(tmp_path, detector):
     config = Config.fromfile(detector.file)
     lines = ['from mmdet.models.detectors.rpn import RPN']
     lines += [f'{key} = {value!r}' for key, value in plain(config).items()]
+    lines.append('default_scope = None')  # as the toolboxes have it in this style
     text = '\n'.join(lines).replace("'type': 'RPN'", "'type': RPN")
     (folder / 'base.py').write_text(text)
     (folder / 'mine.py').write_text(LAZY)
