@@ -22,7 +22,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError
 from ..weights.reading import read_checkpoint, safe_load
-from .config import walk
+from .config import type_name, walk
 
 UNFINISHED = '.part'
 """Added to the name of a file that is being written."""
@@ -55,8 +55,8 @@ def make_saving_safe(cfg: Config) -> None:
 
     mmengine writes a checkpoint straight into its final name and removes an older one first, so
     that a kill or a full disk in between can leave nothing to go on from. Both the writing and the
-    order are replaced under their registered names, so every config gets them unchanged but for
-    the hook's class itself, which a pure-Python config names.
+    order are replaced under their registered names, so every config gets them unchanged; one
+    that names the hook's class or module is changed to its registered name.
 
     Args:
         cfg: The config; changed in place.
@@ -64,7 +64,7 @@ def make_saving_safe(cfg: Config) -> None:
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     HOOKS.register_module('CheckpointHook', module=KeepingCheckpointHook, force=True)
     for hook in (*walk(cfg.get('default_hooks')), *walk(cfg.get('custom_hooks'))):
-        if hook.get('type') is CheckpointHook:
+        if type_name(hook) == 'CheckpointHook':
             hook['type'] = 'CheckpointHook'
 
 

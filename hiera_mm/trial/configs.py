@@ -10,14 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.config import (
-    TOOLBOXES,
-    check_scope,
-    load_config,
-    resolve_arch,
-    type_name,
-    walk,
-)
+from ..engine.config import TOOLBOXES, check_scope, load_config, resolve_arch, type_name, walk
 from ..errors import ConfigError, UserError, nearest
 from ..network.trunk import UNIT_PIXELS
 
