@@ -25,22 +25,27 @@ def plain_nms(boxes, scores, threshold, offset=0):
 
 
 def plain_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
-    """Soft-NMS as it is defined; ties may come out in any order."""
-    boxes = boxes.tolist()
-    left = dict(enumerate(scores.tolist()))
-    kept = []
-    while left:
-        best = max(left, key=left.get)
-        kept.append((best, left.pop(best)))
-        for other in list(left):
-            shared = overlap(boxes[best], boxes[other], offset)
+    """Soft-NMS as mmcv's loop does it; the order in which it moves boxes decides between ties."""
+    boxes, scores = boxes.tolist(), scores.tolist()
+    order, done = list(range(len(boxes))), 0
+    while done < len(order):
+        best = max(range(done, len(order)), key=lambda place: scores[order[place]])
+        order[done], order[best] = order[best], order[done]
+        place = done + 1
+        while place < len(order):
+            other = order[place]
+            shared = overlap(boxes[order[done]], boxes[other], offset)
             if method == 'gaussian':
-                left[other] *= math.exp(-(shared**2) / sigma)
+                scores[other] *= math.exp(-(shared**2) / sigma)
             elif shared >= threshold:
-                left[other] *= 1 - shared if method == 'linear' else 0
-            if left[other] < min_score:
-                del left[other]
-    return [i for i, _ in kept], [score for _, score in kept]
+                scores[other] *= 1 - shared if method == 'linear' else 0
+            if scores[other] < min_score:
+                order[place] = order[-1]  # the last box takes its place
+                order.pop()
+            else:
+                place += 1
+        done += 1
+    return order, [scores[i] for i in order]
 
 
 @pytest.mark.parametrize('offset', [0, 1])
@@ -54,10 +59,7 @@ def test_bbox_overlaps_follows_its_definition(random_boxes, device, mode, offset
     torch.testing.assert_close(result.cpu(), expected)
     pairs = mmcv.ops.bbox_overlaps(first[:5], second, mode, aligned=True, offset=offset)
     torch.testing.assert_close(pairs.cpu(), expected.diagonal())
-
-
-def test_bbox_overlaps_of_no_boxes(random_boxes):
-    assert mmcv.ops.bbox_overlaps(torch.zeros(0, 4), random_boxes(3)).shape == (0, 3)
+    assert mmcv.ops.bbox_overlaps(first[:0], second, mode, offset=offset).shape == (0, 5)
 
 
 @pytest.mark.usefixtures('stand_in_only')
@@ -79,17 +81,24 @@ def test_nms_follows_its_definition(random_boxes, device, count, threshold, offs
     torch.testing.assert_close(dets.cpu(), torch.cat([boxes, scores[:, None]], 1)[kept.cpu()])
 
 
-def test_nms_offset_changes_what_is_kept():
-    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 5, 9, 14]])  # 10 x 10 pixels, half of them shared
-    scores = torch.tensor([0.9, 0.8])
-    assert len(mmcv.ops.nms(boxes, scores, 0.32, offset=0)[1]) == 2  # 36 / 126
-    assert len(mmcv.ops.nms(boxes, scores, 0.32, offset=1)[1]) == 1  # 50 / 150
-
-
-def test_nms_keeps_an_overlap_of_exactly_the_threshold():
-    boxes = torch.tensor([[0.0, 0, 5, 1], [0, 0, 3, 1]])  # 3 / 5
-    assert len(mmcv.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.6)[1]) == 2
-    assert len(mmcv.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5999)[1]) == 1
+@pytest.mark.parametrize(
+    ('boxes', 'threshold', 'offset', 'count'),
+    [
+        # 10 x 10 pixels, half of them shared: 36 / 126, or 50 / 150 with the last ones.
+        ([[0.0, 0, 9, 9], [0, 5, 9, 14]], 0.32, 0, 2),
+        ([[0.0, 0, 9, 9], [0, 5, 9, 14]], 0.32, 1, 1),
+        # 3 / 5, where an overlap of exactly the threshold stays.
+        ([[0.0, 0, 5, 1], [0, 0, 3, 1]], 0.6, 0, 2),
+        ([[0.0, 0, 5, 1], [0, 0, 3, 1]], 0.5999, 0, 1),
+        ([[1.0, 2, 30, 40]] * 9, 0.5, 0, 1),
+        ([[3.0, 1, 3, 1]] * 2, 0.5, 0, 2),  # without area no box overlaps
+    ],
+)
+def test_nms_at_the_threshold(device, boxes, threshold, offset, count):
+    boxes = torch.tensor(boxes, device=device)
+    scores = torch.full((len(boxes),), 0.5, device=device)
+    _, kept = mmcv.ops.nms(boxes, scores, threshold, offset)
+    assert kept.tolist() == list(range(count))
 
 
 @pytest.mark.parametrize('as_numpy', [False, True])
@@ -111,13 +120,6 @@ def test_nms_filters_by_score_and_number(random_boxes):
     expected = above[plain_nms(boxes[above].double(), scores[above], 0.3)][:7]
     _, kept = mmcv.ops.nms(boxes, scores, 0.3, score_threshold=0.4, max_num=7)
     assert kept.tolist() == expected.tolist()
-
-
-def test_nms_of_identical_boxes_and_scores_keeps_one():
-    boxes = torch.tensor([[1.0, 2, 30, 40]]).repeat(9, 1)
-    dets, kept = mmcv.ops.nms(boxes, torch.full((9,), 0.5), 0.5)
-    assert len(kept) == 1
-    assert dets.tolist() == [[1, 2, 30, 40, 0.5]]
 
 
 @pytest.mark.usefixtures('stand_in_only')
@@ -160,7 +162,7 @@ def test_batched_nms_keeps_classes_apart(random_boxes, class_agnostic, split_thr
 @pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
 @pytest.mark.parametrize('count', [1, 2, 60])
 def test_soft_nms_follows_its_definition(random_boxes, device, count, method, offset):
-    boxes, scores = random_boxes(count), torch.rand(count)
+    boxes, scores = random_boxes(count).round(), torch.rand(count).mul(20).round() / 20  # many ties
     dets, kept = mmcv.ops.soft_nms(
         boxes.to(device), scores.to(device), 0.3, 0.4, 0.05, method, offset
     )
@@ -177,20 +179,11 @@ def test_soft_nms_always_keeps_the_first_box():
     assert dets[0, 4].item() == pytest.approx(0.02)
 
 
-def test_soft_nms_resolves_ties_like_the_compiled_loop():
-    # Boxes 1 and 2 are dropped first. The last boxes, 5 and 4, take their places, so that among
-    # the equal scores that are left they come before box 3.
-    boxes = torch.tensor([0.0, 0, 0, 10, 20, 30])[:, None] + torch.tensor([0, 0, 2, 2])
-    scores = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.5, 0.5])
-    _, kept = mmcv.ops.soft_nms(boxes, scores, method='naive')
-    assert kept.tolist() == [0, 5, 4, 3]
-
-
 def test_soft_nms_of_boxes_without_area_changes_no_score():
-    boxes = torch.tensor([[3.0, 1, 3, 1]]).repeat(3, 1)
-    dets, kept = mmcv.ops.soft_nms(boxes, torch.tensor([0.9, 0.8, 0.7]))
+    boxes, scores = torch.tensor([[3.0, 1, 3, 1]]).repeat(3, 1), torch.tensor([0.9, 0.8, 0.7])
+    dets, kept = mmcv.ops.soft_nms(boxes, scores)
     assert kept.tolist() == [0, 1, 2]
-    torch.testing.assert_close(dets[:, 4], torch.tensor([0.9, 0.8, 0.7]))
+    torch.testing.assert_close(dets[:, 4], scores)
 
 
 @pytest.mark.parametrize('count', [1, 60])

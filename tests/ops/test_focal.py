@@ -6,6 +6,8 @@ import mmcv.ops
 import pytest
 import torch
 
+import hiera_mm.ops
+
 
 def plain_sigmoid_focal_loss(logits, target, gamma, alpha, weight=None):
     """The focal loss of one-against-all classification, one class at a time; differentiable."""
@@ -43,6 +45,8 @@ PLAIN = {
 def test_losses_follow_their_definition(device, operator, classes, weighted, gamma):
     logits = torch.randn(7, classes, dtype=torch.float64)
     target = torch.randint(classes, (7,))
+    if not weighted or hiera_mm.ops.source() != 'compiled':  # which reads past the weights
+        target[::3] = classes if operator is mmcv.ops.sigmoid_focal_loss else -1  # background
     weight = torch.rand(classes, dtype=torch.float64) if weighted else None
     on_device = weight.to(device) if weighted else None
     for reduction, share in (('sum', 1), ('mean', 7)):
@@ -56,44 +60,14 @@ def test_losses_follow_their_definition(device, operator, classes, weighted, gam
         torch.testing.assert_close(ours.grad.cpu(), plain.grad)
 
 
-@pytest.mark.parametrize('weighted', [False, True])
-def test_sigmoid_loss_counts_background_with_weight_one_against_all(device, weighted, request):
-    if weighted:
-        request.getfixturevalue('stand_in_only')  # the compiled operator reads past the weights
-    weight = torch.rand(3) if weighted else None
-    logits, target = torch.randn(5, 3), torch.tensor([0, 3, 2, 3, 1])  # 3 is background
-    on_device = weight.to(device) if weighted else None
-    loss = mmcv.ops.sigmoid_focal_loss(
-        logits.to(device), target.to(device), 2.0, 0.25, on_device, 'none'
-    )
-    expected = plain_sigmoid_focal_loss(logits.double(), target, 2.0, 0.25, weight)
-    torch.testing.assert_close(loss.cpu(), expected.float())
-
-
-def test_softmax_loss_leaves_out_negative_targets():
-    logits, target = torch.randn(4, 3, requires_grad=True), torch.tensor([1, -1, 2, -1])
-    loss = mmcv.ops.softmax_focal_loss(logits, target, 2.0, 0.25, None, 'none')
-    assert (loss == 0).tolist() == [False, True, False, True]
-    mmcv.ops.softmax_focal_loss(logits, target, 2.0, 0.25, None, 'sum').backward()
-    assert (logits.grad == 0).all(1).tolist() == [False, True, False, True]
-
-
-@pytest.mark.parametrize('operator', PLAIN, ids=['sigmoid', 'softmax'])
-def test_losses_of_no_samples(operator):
-    logits = torch.zeros(0, 3, requires_grad=True)
-    loss = operator(logits, torch.zeros(0, dtype=torch.long), 2.0, 0.25, None, 'sum')
-    loss.backward()
-    assert loss == 0
-    assert logits.grad.shape == (0, 3)
-
-
 @pytest.mark.usefixtures('stand_in_only')
 def test_sigmoid_loss_of_a_confident_mistake_is_exact_in_float32():
-    logits = torch.tensor([[40.0], [-40.0]], requires_grad=True)
-    loss = mmcv.ops.sigmoid_focal_loss(logits, torch.tensor([1, 0]), 2.0, 0.25, None, 'none')
-    torch.testing.assert_close(loss, torch.tensor([[0.75 * 40], [0.25 * 40]]))
-    mmcv.ops.sigmoid_focal_loss(logits, torch.tensor([1, 0]), 2.0, 0.25, None, 'sum').backward()
-    torch.testing.assert_close(logits.grad, torch.tensor([[0.75], [-0.25]]))
+    logits = torch.tensor([[40.0], [-40], [torch.inf], [-torch.inf]], requires_grad=True)
+    target = torch.tensor([1, 0, 1, 0])
+    loss = mmcv.ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'none')
+    torch.testing.assert_close(loss[:2], torch.tensor([[0.75 * 40], [0.25 * 40]]))
+    mmcv.ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, None, 'sum').backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.75], [-0.25], [0.75], [-0.25]]))
 
 
 @pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
@@ -104,17 +78,3 @@ def test_softmax_loss_of_certainty_is_finite(gamma):
     assert loss[1].item() == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
     mmcv.ops.softmax_focal_loss(logits, torch.tensor([0, 0]), gamma, 1.0).backward()
     assert logits.grad.isfinite().all()
-
-
-@pytest.mark.usefixtures('stand_in_only')
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_sigmoid_loss_in_half_precision_is_float32_rounded(device, dtype):
-    logits = torch.randn(50, 4, device=device).to(dtype)
-    target = torch.randint(5, (50,), device=device)
-    half, single = logits.clone().requires_grad_(), logits.float().requires_grad_()
-    loss = mmcv.ops.sigmoid_focal_loss(half, target, 2.0, 0.25, None, 'none')
-    expected = mmcv.ops.sigmoid_focal_loss(single, target, 2.0, 0.25, None, 'none')
-    assert torch.equal(loss, expected.to(dtype))
-    loss.sum().backward()
-    expected.sum().backward()
-    assert torch.equal(half.grad, single.grad.to(dtype))

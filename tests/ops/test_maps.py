@@ -52,17 +52,6 @@ def test_carafe_upsampler_starts_as_a_mean_and_trains():
     assert layer.content_encoder.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.usefixtures('stand_in_only')
-def test_carafe_trains_under_autocast(device):
-    layer = mmcv.ops.CARAFEPack(channels=8, scale_factor=2).to(device)
-    features = torch.randn(2, 8, 4, 6, device=device, requires_grad=True)
-    with torch.autocast(device.type, torch.bfloat16):
-        result = layer(features)
-    torch.testing.assert_close(result.float(), layer(features), rtol=0.05, atol=0.05)
-    result.float().square().sum().backward()
-    assert features.grad.isfinite().all()
-
-
 @pytest.mark.parametrize(('kernel', 'padding'), [(3, 1), ((1, 3), (0, 1)), (1, 0), (5, 2)])
 def test_masked_conv_is_a_convolution_at_the_mask(device, kernel, padding):
     layer = mmcv.ops.MaskedConv2d(3, 4, kernel, padding=padding)

@@ -14,6 +14,9 @@ Kernel = Callable[..., Any]
 KERNELS: dict[str, Kernel] = {}
 """Every function of ``mmcv._ext`` that is served here, by its name there."""
 
+OUTSIDE = -1e6
+"""In pixels, a place where no image is."""
+
 
 def kernel(function: Kernel) -> Kernel:
     """List a function among the `KERNELS`."""

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401  defines torch.ops.torchvision
 from torch import Tensor
 
-from .common import kernel, widen
-
-OUTSIDE = -1e6  # pixels
+from .common import OUTSIDE, kernel, widen
 
 # Strides, zero padding, dilation, each first down and then across; groups of the convolution, and
 # groups of input channels with shifts of their own: what torchvision takes, by mmcv's names.
@@ -191,7 +189,7 @@ def _convolve(
     bias: Tensor | None,
     geometry: tuple[int, ...],
 ) -> Tensor:
-    operands = _operands(input, weight, offset, mask, bias)
+    operands = _operands(input, weight, offset, mask, bias, geometry)
     return torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None)
 
 
@@ -205,12 +203,17 @@ def _gradients(
     geometry: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias, in this order."""
-    operands = widen(grad_output, *_operands(input, weight, offset, mask, bias))
+    operands = widen(grad_output, *_operands(input, weight, offset, mask, bias, geometry))
     return torch.ops.torchvision._deform_conv2d_backward(*operands, *geometry, mask is not None)
 
 
 def _operands(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """The tensors of torchvision's operator in one dtype, absent ones filled in."""
     if mask is None:
@@ -218,10 +221,25 @@ def _operands(
     if bias is None:
         bias = weight.new_zeros(len(weight))
     input, weight, offset, mask, bias = widen(input, weight, offset, mask, bias)
-    # Where a training diverges, mmcv takes a shift that is no number for one out of the image, and
-    # the loss says NaN in the end. torchvision would read memory that is not there.
-    offset = offset.nan_to_num(nan=OUTSIDE, posinf=OUTSIDE, neginf=OUTSIDE)
+    # To mmcv a tap at exactly -1 is outside, and so is one at no number, where a training diverges.
+    # torchvision gives the first a gradient and reads memory that is not there for the second.
+    position = offset.unflatten(1, (geometry[-1], -1)) + _taps(offset, weight, geometry)
+    outside = ~((position > -1) & position.isfinite())
+    offset = offset.masked_fill(outside.flatten(1, 2), OUTSIDE)
     return input, weight, offset, mask, bias
+
+
+def _taps(offset: Tensor, weight: Tensor, geometry: tuple[int, ...]) -> Tensor:
+    """Positions of the taps before their shift, ``(kH * kW * 2, H_out, W_out)``, y before x."""
+    device, steps = offset.device, zip(*(geometry[i : i + 2] for i in (0, 2, 4)), strict=True)
+    y, x = (
+        torch.arange(weight.size(axis), device=device)[:, None] * dilation
+        - pad
+        + torch.arange(offset.size(axis), device=device) * stride
+        for axis, (stride, pad, dilation) in enumerate(steps, 2)
+    )
+    y, x = torch.broadcast_tensors(y[:, None, :, None], x[:, None])
+    return torch.stack([y, x], dim=2).flatten(0, 2)
 
 
 @kernel
@@ -277,6 +295,12 @@ def ms_deform_attn_backward(
 def _attend(
     shapes: Tensor, starts: Tensor, value: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
+    # The rule of mmcv's kernel. `grid_sample` gives a sample at exactly -1 a gradient and makes one
+    # at no number NaN. A location of -2 is outside of every map.
+    sizes = shapes.flip(1)[:, None]
+    positions = locations * sizes - 0.5
+    inside = ((positions > -1) & (positions < sizes)).all(-1, keepdim=True)
+    locations = locations.masked_fill(~inside, -2)
     batch, _, heads, channels = value.shape
     # Heads join the batch: (B * heads, C, keys), (B * heads, queries, levels, points, ...).
     value = value.permute(0, 2, 3, 1).flatten(0, 1)

@@ -31,8 +31,7 @@ def sigmoid_focal_loss_forward(
         alpha: Share of the samples of the class; the others get ``1 - alpha``.
     """
     logits, weight = widen(input, weight)
-    is_class, sign, balance = _one_against_all(logits, target, alpha)
-    logits = logits * sign
+    logits, is_class, _, balance = _one_against_all(logits, target, alpha)
     loss = -balance * torch.sigmoid(-logits) ** gamma * F.logsigmoid(logits)
     output.copy_(_weighted(loss, is_class, weight))
 
@@ -43,19 +42,20 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Fill ``grad_input`` ``(N, C)`` with the derivative of each loss by its logit."""
     logits, weight = widen(input, weight)
-    is_class, sign, balance = _one_against_all(logits, target, alpha)
-    logits = logits * sign
+    logits, is_class, sign, balance = _one_against_all(logits, target, alpha)
     wrong = torch.sigmoid(-logits)
     slope = gamma * torch.sigmoid(logits) * F.logsigmoid(logits) - wrong
     grad_input.copy_(_weighted(sign * balance * wrong**gamma * slope, is_class, weight))
 
 
 def _one_against_all(logits: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, ...]:
-    """Per sample and class: whether it is the truth, as a sign, and its share of the loss."""
+    """Per sample and class: logit of the right answer, whether that is yes, as a sign, share."""
     is_class = target[:, None] == torch.arange(logits.size(1), device=target.device)
     sign = torch.where(is_class, 1.0, -1.0).to(logits.dtype)
     balance = torch.where(is_class, alpha, 1 - alpha).to(logits.dtype)
-    return is_class, sign, balance
+    # Infinite logits would make the gradient 0 times infinity.
+    right = (logits * sign).clamp(min=torch.finfo(logits.dtype).min)
+    return right, is_class, sign, balance
 
 
 def _weighted(losses: Tensor, is_class: Tensor, weight: Tensor) -> Tensor:

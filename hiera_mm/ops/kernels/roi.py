@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from .common import kernel, widen
+from .common import OUTSIDE, kernel, widen
 
 _MAXIMUM = 0  # mmcv's number for the pooling mode; 1 is the average
 
@@ -48,6 +48,7 @@ def roi_align_forward(
         aligned: Whether a feature's position is its centre instead of its corner.
     """
     features, rois = widen(input, rois)
+    rois = _harmless(rois, sampling_ratio)
     size = (aligned_height, aligned_width)
     if pool_mode != _MAXIMUM:
         output.copy_(
@@ -82,6 +83,7 @@ def roi_align_backward(
 ) -> None:
     """Fill ``grad_input`` ``(B, C, H, W)``; the other arguments are as in the forward pass."""
     grad, rois = widen(grad_output, rois)
+    rois = _harmless(rois, sampling_ratio)
     size = (aligned_height, aligned_width)
     backward = torch.ops.torchvision._roi_align_backward
     if pool_mode != _MAXIMUM:
@@ -100,6 +102,19 @@ def roi_align_backward(
             samples, rois[group], spatial_scale, *fine_size, *grad_input.shape, 1, aligned
         )
     grad_input.copy_(total)
+
+
+def _harmless(rois: Tensor, sampling_ratio: int) -> Tensor:
+    """Regions without what stops or crashes torchvision on the CPU, and with the same samples.
+
+    A region with a side at no number, as where a training diverges, has no features. One whose end
+    lies before its start has no samples, unless their number is given.
+    """
+    image, start, end = rois.split((1, 2, 2), dim=1)
+    if sampling_ratio <= 0:
+        end = torch.maximum(start, end)
+    known = rois.isfinite().all(1, keepdim=True)
+    return torch.cat([image, start.where(known, OUTSIDE), end.where(known, OUTSIDE)], dim=1)
 
 
 def _same_grids(
