@@ -36,35 +36,27 @@ def test_every_name_comes_back(family, trunk):
 
 
 @pytest.mark.parametrize(
-    ('family', 'ours', 'theirs'),
+    ('family', 'theirs', 'ours'),
     [
         ('release', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.fc1.weight'),
-        ('sam2', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.layers.0.weight'),
-        ('transformers_sam2', 'blocks.3.mlp.fc1.weight', 'blocks.3.mlp.proj_in.weight'),
-        ('transformers', 'blocks.3.mlp.fc1.bias', 'encoder.stages.2.layers.0.mlp.fc1.bias'),
-        ('transformers', 'out_norms.0.weight', 'hidden_states_norms.stage1.weight'),
-        ('timm', 'pos_embed_window', 'pos_embed_win'),
+        ('sam2', 'blocks.3.mlp.layers.0.weight', 'blocks.3.mlp.fc1.weight'),
+        ('transformers_sam2', 'blocks.3.mlp.proj_in.weight', 'blocks.3.mlp.fc1.weight'),
+        ('transformers', 'encoder.stages.2.layers.0.mlp.fc1.bias', 'blocks.3.mlp.fc1.bias'),
+        ('transformers', 'hidden_states_norms.stage1.weight', 'out_norms.0.weight'),
+        ('timm', 'pos_embed_win', 'pos_embed_window'),
         ('timm_sam2', 'pos_embed_window', 'pos_embed_window'),
+        # Names of another network are not taken.
+        ('sam2', 'blocks.0.mlp.fc1.weight', None),
+        ('release', 'blocks.0.mlp.layers.0.weight', None),
+        ('release', 'blocks.0.norm3.weight', None),
+        ('release', 'cls_token', None),
+        ('transformers', 'blocks.0.norm1.weight', None),
+        ('transformers', 'encoder.stages.0.layers.0.norm1.weight', None),
+        ('transformers_sam2', 'patch_embed.proj.weight.scale', None),
     ],
 )
-def test_names_of_each_family(family, ours, theirs):
-    assert FAMILIES[family].theirs(ours, DEPTHS) == theirs
-
-
-@pytest.mark.parametrize(
-    ('family', 'name'),
-    [
-        ('sam2', 'blocks.0.mlp.fc1.weight'),
-        ('release', 'blocks.0.mlp.layers.0.weight'),
-        ('release', 'blocks.0.norm3.weight'),
-        ('release', 'cls_token'),
-        ('transformers', 'blocks.0.norm1.weight'),
-        ('transformers', 'encoder.stages.0.layers.0.norm1.weight'),
-        ('transformers_sam2', 'patch_embed.proj.weight.scale'),
-    ],
-)
-def test_names_of_another_network_are_not_taken(family, name):
-    assert FAMILIES[family].ours(name, DEPTHS) is None
+def test_names_of_each_family(family, theirs, ours):
+    assert FAMILIES[family].ours(theirs, DEPTHS) == ours
 
 
 HEADS = {
@@ -135,48 +127,40 @@ def test_two_networks_need_a_prefix(trunk):
         interpret(state(trunk, 'ours') | teacher, 'x.pth', '')
 
 
+ONE = torch.ones(1)
+
+
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('more', 'without', 'message'),
     [
-        (lambda s: s | {'cls_token': torch.ones(1)}, r'names that no Hiera.*\(1\): cls_token'),
-        (lambda s: s | {'blocks.0.attn.bias': torch.ones(1)}, r'blocks\.0\.attn\.bias'),
+        ({'cls_token': ONE}, '-', r'names that no Hiera.*\(1\): cls_token'),
+        ({'blocks.0.attn.bias': ONE}, '-', r'blocks\.0\.attn\.bias'),
         (
-            lambda s: (
-                s | {'blocks.0.mlp.layers.0.weight': torch.ones(1), 'norm.bias': torch.ones(1)}
-            ),
+            {'blocks.0.mlp.layers.0.weight': ONE, 'norm.bias': ONE}, '-',
             r'weights of the release .* \(1\): blocks\.0\.mlp\.layers.*two files merged',
         ),
         (
-            lambda s: s | {'head.fc.bias': torch.ones(1), 'head.projection.bias': torch.ones(1)},
+            {'head.fc.bias': ONE, 'head.projection.bias': ONE}, '-',
             r'weights of the release .* \(1\): head\.fc\.bias.*two files merged',
         ),
-        (
-            lambda s: {n: v for n, v in s.items() if not n.startswith('blocks.2.')},
-            r'is incomplete: the blocks it has are \(0,\), \(1,\), \(3,\)',
-        ),
-        (
-            lambda s: {n: v for n, v in s.items() if not n.startswith('blocks.')},
-            'is incomplete: the blocks it has are none',
-        ),
-        (
-            lambda s: s | {'patch_embed.proj.weight': torch.ones(16, 3, 3, 7, 7)},
-            'a Hiera for video',
-        ),
-        (
-            lambda s: s | {'pos_embed': s['pos_embed'].to(torch.int8)},
-            r'pos_embed is of type .*int8',
-        ),
-        (
-            lambda s: {f'x{n}': v for n, v in s.items()},
-            r'not a Hiera\. .*patch_embed\.proj\.weight.*names begin with xpos',
-        ),
-        (lambda s: {'state_dict': {}, 'meta': 'x'}, 'no weights.*found state_dict, meta'),
-        (lambda s: {}, 'no weights.*found nothing'),
+        ({}, 'blocks.2.', r'is incomplete: the blocks it has are \(0,\), \(1,\), \(3,\)'),
+        ({}, 'blocks.', 'is incomplete: the blocks it has are none'),
+        ({'patch_embed.proj.weight': torch.ones(16, 3, 3, 7, 7)}, '-', 'a Hiera for video'),
+        ({'pos_embed': ONE.to(torch.int8)}, '-', r'pos_embed is of type .*int8'),
+        ({'state_dict': {}, 'meta': 'x'}, '', 'no weights.*found state_dict, meta'),
+        ({}, '', 'no weights.*found nothing'),
     ],
-)
-def test_what_is_no_whole_hiera_is_refused(trunk, change, message):
+)  # fmt: skip
+def test_what_is_no_whole_hiera_is_refused(trunk, more, without, message):
+    content = {n: v for n, v in state(trunk, 'ours').items() if not n.startswith(without)} | more
     with pytest.raises(CheckpointError, match=message):
-        interpret(change(state(trunk, 'ours')), 'x.pth')
+        interpret(content, 'x.pth')
+
+
+def test_names_after_no_whole_prefix_are_refused(trunk):
+    message = r'not a Hiera\. .*patch_embed\.proj\.weight.*names begin with xpos'
+    with pytest.raises(CheckpointError, match=message):
+        interpret(state(trunk, 'ours', 'x'), 'x.pth')
 
 
 def torchvision_swin(torchvision):

@@ -52,23 +52,20 @@ def test_shards_are_put_together(tmp_path, suffix):
 
 
 def test_an_index_that_lies(tmp_path):
-    index = shards(tmp_path)
-    save_file({'other': torch.ones(1)}, tmp_path / 'part-1.safetensors')
-    with pytest.raises(CheckpointError, match='promises tensors that its files lack: b'):
-        read_file(index)
-    for text in ('{"weight_map": 3}', '{"weights": []}'):
-        index.write_text(text)
-        with pytest.raises(CheckpointError, match="JSON with a 'weight_map' was expected"):
-            read_file(index)
-
-
-def test_an_index_reaches_no_file_elsewhere(tmp_path):
     (tmp_path / 'inside').mkdir()
     index = shards(tmp_path / 'inside')
-    save_file({'b': torch.zeros(1)}, tmp_path / 'secret.safetensors')
-    index.write_text(json.dumps({'weight_map': {'b': '../secret.safetensors'}}))
-    with pytest.raises(CheckpointError, match=r'secret\.safetensors is not beside it'):
+    save_file({'other': torch.ones(1)}, tmp_path / 'inside' / 'part-1.safetensors')
+    with pytest.raises(CheckpointError, match='promises tensors that its files lack: b'):
         read_file(index)
+    save_file({'b': torch.zeros(1)}, tmp_path / 'secret.safetensors')
+    for text, message in {
+        '{"weight_map": 3}': "JSON with a 'weight_map' was expected",
+        '{"weights": []}': "JSON with a 'weight_map' was expected",
+        '{"weight_map": {"b": "../secret.safetensors"}}': r'secret\.safetensors is not beside it',
+    }.items():
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            read_file(index)
 
 
 def test_a_folder_of_transformers(tmp_path):
