@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import random
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -260,8 +262,13 @@ class TestRefusals:
             )
 
     def test_options_of_a_data_set_that_it_does_not_have(self, detector, tmp_path):
-        with pytest.raises(ConfigError, match='no_such_option'):
-            detector.train(tmp_path, train_dataloader__dataset__no_such_option=1)
+        for skip in (False, True):
+            with pytest.raises(ConfigError, match='no_such_option'):
+                detector.train(
+                    tmp_path,
+                    dict(skip_checks=skip),
+                    train_dataloader__dataset__no_such_option=1,
+                )
 
     def test_work_dir_that_cannot_be_made(self, segmenter, tmp_path):
         (tmp_path / 'file').touch()
@@ -295,7 +302,7 @@ class TestChecks:
         drawn = []
         for skip in (False, True):
             segmenter.train(tmp_path, dict(skip_checks=skip), randomness__seed=1)
-            drawn.append(torch.rand(1).item())
+            drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
         assert drawn[0] == drawn[1]
 
 
