@@ -39,6 +39,10 @@ class History:
         """The last logged iteration; 0 before the first."""
         return max(self.losses, default=0)
 
+    def seconds_left(self, max_iters: int) -> float:
+        """How long the rest of a training takes at the pace logged last."""
+        return self.losses[self.iteration]['time'] * (max_iters - self.iteration)
+
 
 def read_history(work_dir: Path) -> History:
     """Read what mmengine's `LocalVisBackend` wrote in a work folder, which need not exist yet.
@@ -71,7 +75,7 @@ def say_progress(task: Task, history: History, max_iters: int) -> str:
     parts = [f'iteration {done} of {max_iters}', f'loss {latest["loss"]:.2f}']
     for metrics in list(history.metrics.values())[-1:]:
         parts += [f'{score.name} {score.read(metrics):.2f}' for score in task.scores]
-    left = latest['time'] * (max_iters - done)
+    left = history.seconds_left(max_iters)
     parts.append(f'{left:.0f} s left' if left < 90 else f'{left / 60:.0f} min left')
     return ', '.join(parts)
 
@@ -154,8 +158,12 @@ class Training:
         self._record_file.unlink(missing_ok=True)
         self.record = Record(self._fingerprint)
 
-    def train(self) -> None:
+    def train(self, on_pace: Callable[[float], None] = lambda seconds: None) -> None:
         """Train, from the last checkpoint if there is one.
+
+        Args:
+            on_pace: Called once in a training that starts anew, with the seconds that it takes at
+                the pace of its first iterations.
 
         Raises:
             DemoError: If the training fails.
@@ -164,14 +172,20 @@ class Training:
         self.record.metrics = {}
         started = time.monotonic() - self.record.seconds
         log = self._logs / f'{self.task.name}-train.log'
+        waiting = not read_history(self.work_dir).losses
 
         def keep_time() -> None:
             self.record.seconds = time.monotonic() - started
             self._write_record()
 
         def progress() -> str:
+            nonlocal waiting
             keep_time()
-            said = say_progress(self.task, read_history(self.work_dir), self.max_iters)
+            history = read_history(self.work_dir)
+            if waiting and history.losses:
+                waiting = False
+                on_pace(history.seconds_left(self.max_iters))
+            said = say_progress(self.task, history, self.max_iters)
             return '; '.join(filter(None, (said, say_evaluation(log))))
 
         self._write_record()

@@ -43,6 +43,7 @@ def test_everything_is_made_once(demo, tools, tmp_path):
     met, said = demo(draw=True)
     assert not met
     assert 'Below the bar: mIoU.' in said
+    assert said.count('the whole demo takes about 1 min') == 1
     assert [command[0] for command in tools.commands] == ['train.py', 'test.py'] * 2
     assert {file.name for file in (tmp_path / 'demo').glob('*.png')} == PICTURES
     for step in range(1, 7):

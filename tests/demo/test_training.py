@@ -23,7 +23,9 @@ def make_training(tools, tmp_path, console):
 def test_trained_and_tested_once(make_training, tools, tmp_path):
     training = make_training('log_level=ERROR')
     assert not training.trained
-    training.train()
+    paces = []
+    training.train(paces.append)
+    assert paces == pytest.approx([3 * 0.1])  # said once, after the first of four iterations
     assert training.trained
     assert not training.tested
     training.test()
