@@ -269,8 +269,9 @@ def compile_hiera(model: nn.Module) -> None:
             'backbone, set compile=True in the config, which compiles the whole training step.'
         )
     # Beyond torch's own limit of 8, further kinds of blocks would quietly not be compiled.
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, _COMPILED_VERSIONS)
+    settings = torch._dynamo.config
+    limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
+    setattr(settings, limit, max(getattr(settings, limit), _COMPILED_VERSIONS))
     for backbone in backbones:
         for block in backbone.blocks:
             block.compile(dynamic=True)

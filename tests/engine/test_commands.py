@@ -309,9 +309,9 @@ class TestChecks:
 class TestCompiling:
     @pytest.fixture(autouse=True)
     def clean(self):
-        before = torch._dynamo.config.recompile_limit
+        before = torch._dynamo.config.save_config()
         yield
-        torch._dynamo.config.recompile_limit = before
+        torch._dynamo.config.load_config(before)
         torch._dynamo.reset()
 
     def test_sizes_do_not_matter_nor_do_names_change(self, monkeypatch):
