@@ -16,6 +16,7 @@ from hiera_mm.trial.configs import (
     resolve,
     shipped,
     test_size,
+    with_absolute_files,
 )
 
 DETECTOR = 'mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco'
@@ -88,11 +89,25 @@ def test_what_is_not_there_is_not_read():
         read('mmdet/nothing/like_it')
 
 
+def test_files_named_from_above_a_config_get_whole_paths(tmp_path, monkeypatch):
+    (tmp_path / 'repository' / 'configs').mkdir(parents=True)
+    labels = tmp_path / 'repository' / 'labels.json'
+    for file in (labels, tmp_path / 'here.txt'):
+        file.touch()
+    monkeypatch.chdir(tmp_path)
+    data = dict(type='CocoDataset', data_root='data', ann_file='labels.json')
+    stays = (data, 'here.txt', 'none.txt', 'a long text. ' * 100)
+    config = labels.parent / 'configs' / 'mine.py'
+    found = with_absolute_files(dict(a=['labels.json'], b=stays), config)
+    assert found == dict(a=[str(labels)], b=stays)
+
+
 def test_backbones_are_found_wherever_they_are():
     backbone = dict(type='ResNet')
     model = dict(
         detector=dict(backbone=backbone, neck=dict(rfp_backbone=backbone)),
         reid=dict(backbone=backbone),
+        teacher_config=dict(model=dict(backbone=backbone)),
         parts=[dict(), dict(backbone=backbone)],
         named=dict(backbone='a string'),
     )
