@@ -16,8 +16,10 @@ try:
 
     ops.install()
 
-    from hiera_mm import backbone  # noqa: F401
+    from hiera_mm import backbone, quiet  # noqa: F401
     from hiera_mm.engine import fsdp, optimizer  # noqa: F401
+
+    quiet.leave_out_onedl()
 except Exception as error:
     # Nothing is registered then; the doctor must run all the same.
     warnings.warn(
