@@ -10,6 +10,7 @@ bit, and it finds its place in the data by counting instead of by loading what i
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
@@ -26,6 +28,9 @@ from ..errors import DataError
 
 SAMPLES, ITERATIONS = 0, 1
 """The two sequences of seeds: samples are drawn ahead of the iterations that use them."""
+
+_NOTE = 'hiera_mm_place'
+"""The name of a training's place in its data, in mmengine's message hub, which checkpoints keep."""
 
 
 def seed_everything(*place: int) -> None:
@@ -176,12 +181,44 @@ class _Idle:
 
 
 class _Seeding(BaseLoop):
-    """What both loops do: seed each iteration."""
+    """What both loops do: seed each iteration, and note in checkpoints what is trained on."""
+
+    def run(self) -> Any:
+        """Train; say so if a resumed training goes on with other data."""
+        data, noted = self._data(), self._noted()
+        changes = [
+            f'{name} changed from {noted[name]} to {value}'
+            for name, value in data.items()
+            if noted.get(name, value) != value
+        ]
+        if changes:
+            print_log(
+                f'Since the checkpoint was saved, {", ".join(changes)}. The training goes '
+                f'on after iteration {self.iter} of now {self.max_iters}, with the learning rate '
+                'and the schedule of the checkpoint.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        # The place in an epoch is noted too, and means nothing in other data.
+        self.runner.message_hub.update_info(_NOTE, data if changes else {**noted, **data})
+        return super().run()
 
     def run_iter(self, *args: Any) -> None:
         """Train for one iteration."""
         seed_everything(ITERATIONS, self.runner.seed, get_rank(), self._iter)
         super().run_iter(*args)
+
+    def _data(self) -> dict[str, int | None]:
+        """Return what a place in the data depends on, by the names that users know it by."""
+        return {
+            'the number of images': len(self.dataloader.dataset),
+            'batch_size': getattr(self.dataloader.batch_sampler, 'batch_size', None),
+            'the number of processes': get_world_size(),
+        }
+
+    def _noted(self) -> dict[str, Any]:
+        """Return what was noted last, by this training or in the checkpoint it goes on from."""
+        return self.runner.message_hub.get_info(_NOTE) or {}
 
 
 class ExactIterBasedTrainLoop(_Seeding, IterBasedTrainLoop):
@@ -200,14 +237,31 @@ class ExactIterBasedTrainLoop(_Seeding, IterBasedTrainLoop):
 
 
 class ExactEpochBasedTrainLoop(_Seeding, EpochBasedTrainLoop):
-    """`EpochBasedTrainLoop` that continues exactly where its checkpoint was saved."""
+    """`EpochBasedTrainLoop` that continues exactly where its checkpoint was saved.
+
+    With other data than before, an epoch that was under way begins anew, as with mmengine.
+    """
+
+    @property
+    def max_iters(self) -> int:
+        """Iterations of the whole training; epochs before a change of the data had others."""
+        return self._began() + (self._max_epochs - self._epoch) * len(self.dataloader)
 
     def run_epoch(self) -> None:
         """Train for one epoch, or for the rest of one."""
+        began = self._began()
+        note = {**self._data(), 'epoch': self._epoch, 'began': began}
+        self.runner.message_hub.update_info(_NOTE, note)
         batches = self.dataloader.batch_sampler
         batches.epoch = self._epoch
-        batches.start = max(0, self._iter - self._epoch * len(self.dataloader))
+        batches.start = self._iter - began
         super().run_epoch()
+
+    def _began(self) -> int:
+        """Return at which iteration the current epoch began, or begins."""
+        noted = self._noted()
+        under_way = {**self._data(), 'epoch': self._epoch}.items() <= noted.items()
+        return noted['began'] if under_way else self._iter
 
 
 def use_exact_loop(runner: Any) -> None:

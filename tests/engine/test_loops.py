@@ -18,6 +18,8 @@ from hiera_mm.engine import DataError
 from hiera_mm.engine.loops import PlacedBatches, SeededBatch, seed_everything
 from hiera_mm.weights.reading import read_checkpoint
 
+from .conftest import Task
+
 
 class Stopped(Exception):
     pass
@@ -121,7 +123,9 @@ default_hooks = dict(checkpoint=dict(interval=2))
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=3)
 param_scheduler = None
 train_dataloader = dict(sampler=dict(type='DefaultSampler'), **alone)
-default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=True))
+default_hooks = dict(
+    checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=True, interval=1)
+)
 """,
     'epochs, saved inside them': """
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)
@@ -130,6 +134,18 @@ train_dataloader = dict(sampler=dict(type='DefaultSampler'), **alone)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
 """,
 }
+
+
+def scheduled(task: Task, folder: Path, schedule: str) -> Task:
+    """A task with a schedule of its own."""
+    config = folder / 'config.py'
+    alone = 'alone = dict(num_workers=0, persistent_workers=False)'
+    config.write_text(f'{alone}\n_base_ = {str(task.config)!r}\n{schedule}')
+    replaced = ('train_cfg', 'default_hooks', 'train_dataloader.num', 'train_dataloader.persistent')
+    options = {key: value for key, value in task.options.items() if not key.startswith(replaced)}
+    return replace(task, config=config, options=options)
+
+
 STOPS = {'epochs, saved inside them': 1}
 """After which iteration the training is stopped, where it is not the last but one."""
 
@@ -145,17 +161,11 @@ STOPS = {'epochs, saved inside them': 1}
     ],
 )
 def test_a_resumed_training_ends_the_same(request, tmp_path, kind, schedule):
-    task = request.getfixturevalue(kind)
-    config = tmp_path / 'config.py'
-    alone = 'alone = dict(num_workers=0, persistent_workers=False)'
-    config.write_text(f'{alone}\n_base_ = {str(task.config)!r}\n{SCHEDULES[schedule]}')
-    replaced = ('train_cfg', 'default_hooks', 'train_dataloader.num', 'train_dataloader.persistent')
-    options = {key: value for key, value in task.options.items() if not key.startswith(replaced)}
-    options |= {'model.backbone.drop_path_rate': 0.3, 'randomness.seed': None}
+    task = scheduled(request.getfixturevalue(kind), tmp_path, SCHEDULES[schedule])
+    options = {**task.options, 'model.backbone.drop_path_rate': 0.3, 'randomness.seed': None}
     if kind == 'detector':
         options['train_dataloader.batch_size'] = 1
-
-    task = replace(task, config=config, options=options)
+    task = replace(task, options=options)
     stop = dict(type='StopOnce', after=STOPS.get(schedule, 5))
     with pytest.raises(Stopped):
         task.train(tmp_path / 'resumed', custom_hooks=[stop])
@@ -171,3 +181,64 @@ def test_a_resumed_training_ends_the_same(request, tmp_path, kind, schedule):
 def last_weights(work_dir: Path) -> dict[str, torch.Tensor]:
     path = Path((work_dir / 'last_checkpoint').read_text())
     return read_checkpoint(work_dir / path.name)['state_dict']
+
+
+CHANGED = {'train_dataloader.batch_size': 2, 'train_dataloader.dataset.indices': 3}
+"""A larger batch and fewer images: 2 iterations an epoch instead of 4."""
+
+STOP_AFTER_3 = dict(type='StopOnce', after=3)
+
+
+def test_epochs_of_other_data_are_trained_whole(segmenter, tmp_path, logged):
+    task = scheduled(segmenter, tmp_path, SCHEDULES['epochs'])
+    options = {'train_dataloader.batch_size': 1, 'optim_wrapper.accumulative_counts': 2}
+    task = replace(task, options={**task.options, **options})
+    work_dir, auto = tmp_path / 'w', dict(resume='auto')
+    with pytest.raises(Stopped):
+        task.train(work_dir, custom_hooks=[dict(type='StopOnce', after=6)])
+    assert not told(logged)
+
+    task = replace(task, options={**task.options, **CHANGED})
+    with pytest.raises(Stopped):
+        task.train(work_dir, auto, custom_hooks=[dict(type='StopOnce', after=7)])
+    (warning,) = told(logged)
+    assert 'number of images changed from 4 to 3, batch_size changed from 1 to 2' in warning
+    assert 'after iteration 4 of now 8' in warning
+    resumed = task.train(work_dir, auto)  # of the data as it is now: nothing more to say
+    assert told(logged) == [warning]
+    assert (resumed.iter, resumed.max_iters) == (8, 8)
+    first = read_checkpoint(work_dir / 'epoch_1.pth')['state_dict']
+    second = read_checkpoint(work_dir / 'epoch_2.pth')['state_dict']
+    at_once = dict(resume=str(work_dir / 'epoch_1.pth'))
+    task.train(tmp_path / 'at-once', at_once)
+    for name, tensor in last_weights(tmp_path / 'at-once').items():
+        assert torch.equal(last_weights(work_dir)[name], tensor), name
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_epoch_under_way_begins_anew_with_other_data(segmenter, tmp_path, logged):
+    task = scheduled(segmenter, tmp_path, SCHEDULES['epochs, saved inside them'])
+    with pytest.raises(Stopped):
+        task.train(tmp_path / 'w', train_dataloader__batch_size=1, custom_hooks=[STOP_AFTER_3])
+    resumed = task.train(tmp_path / 'w', dict(resume='auto'))
+    assert len(told(logged)) == 1
+    assert resumed.iter == 3 + 2 * 2  # both epochs, of 2 iterations each
+
+
+def test_iterations_on_other_data_are_trained_to_the_end(segmenter, tmp_path, logged):
+    task = scheduled(segmenter, tmp_path, SCHEDULES['iterations, and ends of epochs'])
+    with pytest.raises(Stopped):
+        task.train(tmp_path / 'w', train_dataloader__batch_size=1, custom_hooks=[STOP_AFTER_3])
+    task = replace(task, options={**task.options, **CHANGED})
+    resumed = task.train(tmp_path / 'w', dict(resume='auto'))
+    (warning,) = told(logged)
+    assert 'after iteration 2 of now 6' in warning
+    assert resumed.iter == 6
+    before = read_checkpoint(tmp_path / 'w' / 'iter_2.pth')['state_dict']
+    after = last_weights(tmp_path / 'w')
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def told(logged: list[str]) -> list[str]:
+    """The warnings that the data are not as they were."""
+    return [message for message in logged if message.startswith('Since the checkpoint')]

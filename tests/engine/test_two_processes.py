@@ -160,18 +160,33 @@ def dying(jobs, folder, how):
     return work
 
 
+def in_epochs(work):
+    """The same job in epochs."""
+    work['cfg_options'] |= {
+        'train_cfg': dict(_delete_=True, by_epoch=True, max_epochs=3),
+        'default_hooks.checkpoint.by_epoch': True,
+    }
+    return work
+
+
 @pytest.fixture(scope='module')
 def trained_by_two(jobs, tmp_path_factory):
     """The folder of what two processes trained: with DDP, and with FSDP, resumed once.
 
+    One job goes on in epochs, of half the iterations, from what one process trained for an epoch.
     The last job ends with the death of a process; what was printed is in `printed.txt`.
     """
     root = tmp_path_factory.mktemp('two')
     shared = dict(launcher='pytorch')
     refused = job(jobs, 'detector', root / 'refused', 2, refusal=str(root / 'refused_'), **shared)
     refused['cfg_options']['train_dataloader.dataset.data_root'] = str(root / 'none')
+    alone = in_epochs(job(jobs, 'segmenter', root / 'alone', 1))
+    alone['cfg_options']['train_cfg']['max_epochs'] = 1
+    train(**alone)
+    more = in_epochs(job(jobs, 'segmenter', root / 'more', 1, **shared))
     work = [
         refused,
+        {**more, 'resume': str(root / 'alone' / 'epoch_1.pth')},
         job(jobs, 'segmenter', root / 'ddp-segmenter', 2, **shared),
         job(jobs, 'detector', root / 'ddp-detector', 2, **shared),
         job(jobs, 'segmenter', root / 'fsdp-segmenter', 2, fsdp=True, **shared),
@@ -226,6 +241,16 @@ def test_a_training_in_shards_is_resumed(trained_by_two):
     assert len(losses(resumed)) == ITERS - 2
     assert torch.equal(losses(resumed), losses(whole)[2:])
     assert differ(weights(resumed), weights(whole)) == 0
+
+
+def test_more_processes_train_the_remaining_epochs(trained_by_two):
+    assert len(losses(trained_by_two / 'alone')) == 4
+    assert len(losses(trained_by_two / 'more')) == 2 * 2
+    first, last = trained_by_two / 'alone' / 'epoch_1.pth', trained_by_two / 'more' / 'epoch_3.pth'
+    first, last = (read_checkpoint(file)['state_dict'] for file in (first, last))
+    assert differ(first, last) > 1e-4
+    printed = (trained_by_two / 'printed.txt').read_text()
+    assert printed.count('the number of processes changed from 1 to 2') == 1
 
 
 def test_one_process_tests_what_shards_trained(segmenter, trained_by_two, tmp_path):
