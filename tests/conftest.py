@@ -11,6 +11,8 @@ import torch
 
 import hiera_mm.ops
 
+from .server import server  # noqa: F401  a fixture
+
 
 def pytest_report_header():
     # A compiled mmcv out of pip's cache would otherwise be tested without anybody noticing.

@@ -20,8 +20,9 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 
-from ..errors import CheckpointError
-from ..weights.reading import read_checkpoint, safe_load
+from ..errors import CheckpointError, UserError
+from ..weights.reading import read_checkpoint, read_file, safe_load
+from ..weights.sources import locate
 from .config import type_name, walk
 
 UNFINISHED = '.part'
@@ -35,19 +36,22 @@ def make_loading_safe() -> None:
 
     mmengine loads weights in many places (``load_from``, ``--resume``, ``init_cfg``), and
     onedl-mmengine answers a refused pickle by running it. This closes every way: torch is told to
-    refuse whatever the caller asks for, and both stacks read local files with `read_checkpoint`.
+    refuse whatever the caller asks for, and both stacks read files and what web servers have as
+    `Hiera` reads its weights.
     """
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    CheckpointLoader.register_scheme(
+        prefixes=('', 'http://', 'https://'), loader=load_from_anywhere, force=True
+    )
     if hasattr(mmengine_checkpoint, '_safe_torch_load'):
         # onedl-mmengine's remaining backends; its list of safe things has the real `getattr`.
         mmengine_checkpoint._safe_torch_load = safe_load
 
 
-def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint as `read_checkpoint` does; mmengine logs the last part of this name."""
-    return read_checkpoint(filename, map_location)
+def load_from_anywhere(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint as `locate` finds it; mmengine logs the last part of this name."""
+    return read_file(locate(filename), map_location)
 
 
 def make_saving_safe(cfg: Config) -> None:
@@ -68,25 +72,27 @@ def make_saving_safe(cfg: Config) -> None:
             hook['type'] = 'CheckpointHook'
 
 
-def use_resume(cfg: Config, resume: str) -> None:
+def use_resume(cfg: Config, resume: str | None) -> None:
     """Go on from a checkpoint, with its optimizer and its place in the schedule.
 
     Args:
         cfg: The config; changed in place. If there is nothing to resume from, it is left to start
             anew, from its own `load_from` if it has one.
-        resume: A checkpoint, or ``'auto'`` for the latest one in the work dir that is whole.
+        resume: A checkpoint, or ``'auto'`` for the latest one in the work dir that is whole; None
+            for what the config says.
 
     Raises:
         CheckpointError: If there are checkpoints and none can be read.
     """
+    if resume is None and cfg.get('resume'):
+        resume = cfg.resume if isinstance(cfg.resume, str) else cfg.get('load_from') or 'auto'
     if resume == 'auto':
-        latest = latest_whole_checkpoint(cfg.work_dir)
-        if latest is None:
+        resume = latest_whole_checkpoint(cfg.work_dir)
+        if resume is None:
             _warn(f'--resume: {cfg.work_dir} has no checkpoint yet, so training starts anew.')
-            return
-        resume = latest
-    cfg.resume = True
-    cfg.load_from = resume
+    cfg.resume = resume is not None
+    if cfg.resume:
+        cfg.load_from = resume
 
 
 def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
@@ -158,7 +164,7 @@ class WholeFileBackend(LocalBackend):
             filepath: Where it goes; its folder is made if need be.
 
         Raises:
-            CheckpointError: If the disk is full or does not take the file.
+            UserError: If the disk is full or does not take the file.
         """
         path = Path(filepath)
         unfinished = path.with_name(path.name + UNFINISHED)
@@ -171,7 +177,7 @@ class WholeFileBackend(LocalBackend):
             unfinished.replace(path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise CheckpointError(_cannot_save(path, len(obj), error)) from error
+            raise UserError(_cannot_save(path, len(obj), error)) from error
 
 
 class KeepingCheckpointHook(CheckpointHook):
@@ -248,6 +254,6 @@ def _cannot_save(path: Path, size: int, error: OSError) -> str:
     with suppress(OSError):
         message += f' {shutil.disk_usage(path.parent).free / 2**20:,.1f} MiB are free there.'
     return (
-        f'{message} Earlier checkpoints are untouched. Make room, keep fewer '
+        f'{message} Earlier checkpoints are untouched. Make room, keep fewer of them '
         '(default_hooks.checkpoint.max_keep_ckpts), then go on with --resume.'
     )

@@ -26,12 +26,13 @@ FOLDER_FILES = (
 """Where transformers' ``save_pretrained`` puts weights, the best choice first."""
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
+def read_file(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a weight file, whatever its format and name.
 
     Args:
         path: A file of torch or of safetensors, the index of a sharded one
             (``*.index.json``), or a folder as transformers' ``save_pretrained`` writes it.
+        map_location: Where tensors of a torch file go, as for `torch.load`.
 
     Returns:
         What the file holds: tensors by name, or a dict with such a dict in it.
@@ -49,7 +50,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
             return _read_safetensors(path)
         if head[:1] == b'{':
             return _read_shards(path)
-    return read_checkpoint(path)
+    return read_checkpoint(path, map_location)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

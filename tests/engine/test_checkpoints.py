@@ -6,8 +6,11 @@ import pickle
 import resource
 import shutil
 import signal
+from pathlib import Path
 
+import mmcv
 import mmengine.runner.checkpoint as mmengine_checkpoint
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -16,7 +19,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
 
-from hiera_mm.engine import CheckpointError, make_loading_safe
+from hiera_mm.engine import CheckpointError, UserError, make_loading_safe
 from hiera_mm.engine.checkpoints import (
     UNFINISHED,
     latest_whole_checkpoint,
@@ -70,6 +73,20 @@ class TestReading:
         torch.load(path, weights_only=False)
         assert marker.exists()  # it was a real one
 
+    def test_a_web_server_is_trusted_no_more_than_a_disk(self, trap, server):
+        make_loading_safe()
+        path, marker = trap()
+        url = server.put('/trap.pth', Path(path).read_bytes())
+        with pytest.raises(CheckpointError, match=r'nothing in it was run: it asks for .*open'):
+            load_checkpoint(Linear(), url)
+        assert not marker.exists()
+
+    def test_a_training_goes_on_from_a_web_server(self, trained_segmenter, server, tmp_path):
+        url = server.put('/a.pth', Path(trained_segmenter.checkpoint).read_bytes())
+        how = dict(train_cfg__max_iters=2, load_from=url, resume=True)
+        assert trained_segmenter.train(tmp_path, **how).iter == 2
+        assert server.requests == ['GET /a.pth']  # then it is in the cache
+
     def test_getattr_reaches_statistics_only(self, tmp_path):
         make_loading_safe()
         path = tmp_path / 'reach.pth'
@@ -105,7 +122,7 @@ class TestWriting:
         backend.put(b'old', str(file))
         small_disk(1000)
         refused = r'a\.pth \(0\.0 MiB\) cannot be written: .*--resume'
-        with pytest.raises(CheckpointError, match=refused):
+        with pytest.raises(UserError, match=refused):
             backend.put(b'new' * 1000, str(file))
         assert file.read_bytes() == b'old'
         assert [path.name for path in file.parent.iterdir()] == ['a.pth']
@@ -113,6 +130,13 @@ class TestWriting:
         backend.put(b'new', str(file))
         assert file.read_bytes() == b'new'
         assert [path.name for path in file.parent.iterdir()] == ['a.pth']
+
+    def test_a_drawing_is_not_called_a_checkpoint(self, tmp_path, small_disk):
+        make_saving_safe()
+        small_disk(1000)
+        with pytest.raises(UserError, match=r'a\.png .* cannot be written') as raised:
+            mmcv.imwrite(np.random.randint(255, size=(64, 64, 3)), str(tmp_path / 'a.png'))
+        assert not isinstance(raised.value, CheckpointError)
 
     def test_the_only_checkpoint_stays_until_the_next_is_there(
         self, trained_segmenter, tmp_path, small_disk
@@ -127,7 +151,7 @@ class TestWriting:
         shutil.copy(trained_segmenter.checkpoint, saved)
         content = saved.read_bytes()
         small_disk(len(content) // 2)
-        with pytest.raises(CheckpointError, match=r'iter_2\.pth .* cannot be written'):
+        with pytest.raises(UserError, match=r'iter_2\.pth .* cannot be written'):
             trained_segmenter.train(tmp_path, dict(resume='auto'), **options)
         assert saved.read_bytes() == content
         small_disk(resource.RLIM_INFINITY)
@@ -215,3 +239,22 @@ class TestTheLatest:
         assert cfg.load_from == str(tmp_path / 'epoch_2.pth')
         use_resume(cfg, 'a.pth')
         assert cfg.load_from == 'a.pth'
+
+    @pytest.mark.parametrize(
+        ('said', 'wanted'),
+        [
+            (dict(resume=True), 'epoch_1.pth'),  # epoch_2.pth, which mmengine would take, is cut
+            (dict(resume='auto'), 'epoch_1.pth'),
+            (dict(resume='b.pth'), 'b.pth'),
+            (dict(resume=True, load_from='a.pth'), 'a.pth'),
+            (dict(resume=False, load_from='a.pth'), None),
+            (dict(), None),
+        ],
+    )
+    def test_a_config_resumes_as_the_option_does(self, tmp_path, logged, said, wanted):
+        save(tmp_path, 'epoch_1.pth', 'epoch_2.pth')
+        cut(tmp_path / 'epoch_2.pth')
+        cfg = Config(dict(work_dir=str(tmp_path), **said))
+        use_resume(cfg, None)
+        assert cfg.resume == (wanted is not None)
+        assert Path(cfg.get('load_from') or '').name == (wanted or said.get('load_from', ''))
