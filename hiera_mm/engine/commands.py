@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import METRICS, RUNNERS, DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
+from tqdm import tqdm
 
 from ..backbone import Hiera
 from ..errors import CheckpointError, ConfigError, UserError
@@ -29,6 +30,7 @@ from .fit import check_pretrained, require_complete, require_start, state_dict_o
 from .launch import make_folder, prepare_processes
 from .loops import kept_random_state, use_exact_loop
 from .rehearsal import SKIP_CHECKS, Rehearsal
+from .schedule_checks import ScheduleChecks
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -93,8 +95,7 @@ def train(
         options.use_trackers(cfg, track)
     if auto_scale_lr:
         options.use_auto_scale_lr(cfg)
-    if resume is not None:
-        use_resume(cfg, resume)
+    use_resume(cfg, resume)
     options.resolve_arch(cfg)
     start = cfg.get('load_from')
     checkpoint = CheckpointLoader.load_checkpoint(start, 'cpu') if start else None
@@ -118,6 +119,7 @@ def train(
         require_start(model, state_dict_of(checkpoint, start), start, 'load_from')
     del checkpoint
     gc.collect()  # the runner reads the file once more; do not hold it twice
+    runner.register_hook(ScheduleChecks())
     if compile:
         compile_hiera(model)
     with _mistakes_in_config():
@@ -272,6 +274,32 @@ def compile_hiera(model: nn.Module) -> None:
     settings = torch._dynamo.config
     limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
     setattr(settings, limit, max(getattr(settings, limit), _COMPILED_VERSIONS))
-    for backbone in backbones:
-        for block in backbone.blocks:
-            block.compile(dynamic=True)
+    blocks = [block for backbone in backbones for block in backbone.blocks]
+    print_log(
+        f'--compile: the {len(blocks)} blocks of the backbone are compiled when first used: the '
+        'first iterations take minutes.',
+        logger='current',
+    )
+    progress = tqdm(
+        total=len(blocks), desc='compiling', unit='block', disable=not is_main_process()
+    )
+    for block in blocks:
+        block.compile(dynamic=True)
+        _count_first_call(block, progress)
+
+
+def _count_first_call(block: nn.Module, progress: tqdm) -> None:
+    """Let a block report its first forward pass in training, after which it is compiled."""
+    compiled = block._compiled_call_impl  # a hook would become part of what is compiled
+
+    def first(*args: Any, **kwargs: Any) -> Any:
+        if not block.training:  # the trial of the validation: minutes of compiling for one batch
+            return block._call_impl(*args, **kwargs)
+        output = compiled(*args, **kwargs)
+        block._compiled_call_impl = compiled
+        progress.update()
+        if progress.n == progress.total:
+            progress.close()
+        return output
+
+    block._compiled_call_impl = first

@@ -15,7 +15,16 @@ from mmengine.visualization import Visualizer
 
 import hiera_mm  # noqa: F401  supplies mmcv's operators
 from demo.shapes import ShapesPaths, make_shapes
-from hiera_mm.engine import checkpoints, config, data_checks, fit, launch, train
+from hiera_mm.engine import (
+    checkpoints,
+    config,
+    data_checks,
+    fit,
+    launch,
+    loops,
+    schedule_checks,
+    train,
+)
 from hiera_mm.engine import test as evaluate
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -144,6 +153,6 @@ def trained_segmenter(segmenter: Task) -> Task:
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the engine logs, which mmengine's own logger hides from pytest."""
     messages: list[str] = []
-    for module in (checkpoints, config, data_checks, fit, launch):
+    for module in (checkpoints, config, data_checks, fit, launch, loops, schedule_checks):
         monkeypatch.setattr(module, 'print_log', lambda message, **_: messages.append(message))
     return messages

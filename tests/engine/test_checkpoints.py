@@ -6,6 +6,7 @@ import pickle
 import resource
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import mmcv
@@ -104,25 +105,27 @@ class TestReading:
             mmengine_checkpoint._safe_torch_load(tmp_path / 'reach.pth')
 
 
-@pytest.fixture
-def small_disk():
+@contextmanager
+def small_disk(size):
     """Let no file grow beyond a size, which ends in an error as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 class TestWriting:
-    def test_a_file_is_replaced_as_a_whole(self, tmp_path, small_disk):
+    def test_a_file_is_replaced_as_a_whole(self, tmp_path):
         make_saving_safe(Config({}))
         file = tmp_path / 'folder' / 'a.pth'
         backend = get_file_backend(str(file))
         backend.put(b'old', str(file))
-        small_disk(1000)
         refused = r'a\.pth \(0\.0 MiB\) cannot be written: .*--resume'
-        with pytest.raises(UserError, match=refused):
+        with small_disk(1000), pytest.raises(UserError, match=refused):
             backend.put(b'new' * 1000, str(file))
         assert file.read_bytes() == b'old'
         assert [path.name for path in file.parent.iterdir()] == ['a.pth']
@@ -131,16 +134,15 @@ class TestWriting:
         assert file.read_bytes() == b'new'
         assert [path.name for path in file.parent.iterdir()] == ['a.pth']
 
-    def test_a_drawing_is_not_called_a_checkpoint(self, tmp_path, small_disk):
-        make_saving_safe()
-        small_disk(1000)
-        with pytest.raises(UserError, match=r'a\.png .* cannot be written') as raised:
-            mmcv.imwrite(np.random.randint(255, size=(64, 64, 3)), str(tmp_path / 'a.png'))
+    def test_a_drawing_is_not_called_a_checkpoint(self, tmp_path):
+        make_saving_safe(Config({}))
+        image, file = np.random.randint(255, size=(64, 64, 3)), str(tmp_path / 'a.png')
+        refused = pytest.raises(UserError, match=r'a\.png .* cannot be written')
+        with small_disk(1000), refused as raised:
+            mmcv.imwrite(image, file)
         assert not isinstance(raised.value, CheckpointError)
 
-    def test_the_only_checkpoint_stays_until_the_next_is_there(
-        self, trained_segmenter, tmp_path, small_disk
-    ):
+    def test_the_only_checkpoint_stays_until_the_next_is_there(self, trained_segmenter, tmp_path):
         options = dict(
             train_cfg__max_iters=3,
             train_cfg__val_interval=3,
@@ -150,11 +152,10 @@ class TestWriting:
         saved = tmp_path / 'iter_1.pth'
         shutil.copy(trained_segmenter.checkpoint, saved)
         content = saved.read_bytes()
-        small_disk(len(content) // 2)
-        with pytest.raises(UserError, match=r'iter_2\.pth .* cannot be written'):
+        refused = pytest.raises(UserError, match=r'iter_2\.pth .* cannot be written')
+        with small_disk(len(content) // 2), refused:
             trained_segmenter.train(tmp_path, dict(resume='auto'), **options)
         assert saved.read_bytes() == content
-        small_disk(resource.RLIM_INFINITY)
         runner = trained_segmenter.train(tmp_path, dict(resume='auto'), **options)
         names = sorted(path.name for path in tmp_path.glob('*.pth*'))
         assert names == ['best_mIoU_iter_3.pth', 'iter_3.pth']

@@ -211,8 +211,8 @@ def test_epochs_of_other_data_are_trained_whole(segmenter, tmp_path, logged):
     second = read_checkpoint(work_dir / 'epoch_2.pth')['state_dict']
     at_once = dict(resume=str(work_dir / 'epoch_1.pth'))
     task.train(tmp_path / 'at-once', at_once)
-    for name, tensor in last_weights(tmp_path / 'at-once').items():
-        assert torch.equal(last_weights(work_dir)[name], tensor), name
+    expected, found = last_weights(tmp_path / 'at-once'), last_weights(work_dir)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 

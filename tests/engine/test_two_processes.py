@@ -18,6 +18,8 @@ from hiera_mm.engine import test as evaluate
 from hiera_mm.engine import train
 from hiera_mm.weights.reading import read_checkpoint
 
+from .conftest import forget_other_runs
+
 ITERS = 5
 ROOT = Path(__file__).parents[2]
 JOBS = Path(__file__).with_name('jobs.py')
@@ -182,6 +184,7 @@ def trained_by_two(jobs, tmp_path_factory):
     refused['cfg_options']['train_dataloader.dataset.data_root'] = str(root / 'none')
     alone = in_epochs(job(jobs, 'segmenter', root / 'alone', 1))
     alone['cfg_options']['train_cfg']['max_epochs'] = 1
+    forget_other_runs()
     train(**alone)
     more = in_epochs(job(jobs, 'segmenter', root / 'more', 1, **shared))
     work = [
