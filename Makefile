@@ -1,5 +1,5 @@
 # `make help` lists what can be made. STACK chooses the toolboxes: onedl or openmmlab; PINS the
-# versions: newest or oldest, the latter best with a VENV of its own.
+# versions: newest or oldest.
 SHELL := /bin/bash
 PYTHON ?= python3
 STACK ?= onedl
@@ -7,7 +7,7 @@ PINS ?= newest
 
 venv_onedl := .venv
 venv_openmmlab := .venv-openmmlab
-VENV := $(venv_$(STACK))
+VENV := $(venv_$(STACK))$(patsubst %,-oldest,$(filter oldest,$(PINS)))
 ifeq ($(VENV),)
 $(error STACK=$(STACK) is unknown; choose onedl or openmmlab)
 endif
@@ -22,7 +22,7 @@ INSTALLING := $(VENV)/.installing
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo 'PYTHON=python3.12 chooses the interpreter, STACK=openmmlab the second stack of toolboxes,'
-	@echo 'PINS=oldest VENV=.venv-oldest the oldest versions that are known to work.'
+	@echo 'PINS=oldest the oldest versions that are known to work.'
 
 setup: $(INSTALLED)  ## Make the virtual environment
 
@@ -39,7 +39,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	# Past pip's cache: it may hold an mmcv compiled by hand, which would quietly be used instead.
 	$(RUN) -m pip install --no-cache-dir --no-deps \
-	    -c requirements/$(PINS).txt "$$(grep -oE '^(onedl-)?mmcv[a-z-]*' requirements/$(STACK).txt)"
+	    -c requirements/$(PINS).txt "$$(grep -oE '^(onedl-)?mmcv[^# ]*' requirements/$(STACK).txt)"
 	$(RUN) -m pip install -c requirements/$(PINS).txt --editable '.[$(STACK),test]'
 	@mv $(INSTALLING) $@
 

@@ -59,10 +59,7 @@ def run_demo(
             title = training.task.title
             announce(2 * index + 2, f'Train {title}', done=training.trained)
             if not training.trained:
-                if training.task is DETECTOR:
-                    training.train(on_pace=say_duration)
-                else:
-                    training.train()
+                training.train(say_duration if training.task is DETECTOR else None)
             announce(2 * index + 3, f'Test {title}', done=training.tested)
             if not training.tested:
                 training.test()

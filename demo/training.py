@@ -158,7 +158,7 @@ class Training:
         self._record_file.unlink(missing_ok=True)
         self.record = Record(self._fingerprint)
 
-    def train(self, on_pace: Callable[[float], None] = lambda seconds: None) -> None:
+    def train(self, on_pace: Callable[[float], None] | None = None) -> None:
         """Train, from the last checkpoint if there is one.
 
         Args:
@@ -182,7 +182,7 @@ class Training:
             nonlocal waiting
             keep_time()
             history = read_history(self.work_dir)
-            if waiting and history.losses:
+            if on_pace is not None and waiting and history.losses:
                 waiting = False
                 on_pace(history.seconds_left(self.max_iters))
             said = say_progress(self.task, history, self.max_iters)

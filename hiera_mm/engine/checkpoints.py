@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mmengine.fileio.io as mmengine_io
 import mmengine.runner.checkpoint as mmengine_checkpoint
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -67,8 +68,11 @@ def make_saving_safe(cfg: Config) -> None:
     """
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     HOOKS.register_module('CheckpointHook', module=KeepingCheckpointHook, force=True)
+    mmengine_io.backend_instances.clear()  # the one that an earlier use of it left there
     for hook in (*walk(cfg.get('default_hooks')), *walk(cfg.get('custom_hooks'))):
-        if type_name(hook) == 'CheckpointHook':
+        kind = hook.get('type')
+        by_module = str(kind).startswith('mmengine.') and type_name(hook) == 'CheckpointHook'
+        if by_module or kind is CheckpointHook:
             hook['type'] = 'CheckpointHook'
 
 
@@ -89,7 +93,7 @@ def use_resume(cfg: Config, resume: str | None) -> None:
     if resume == 'auto':
         resume = latest_whole_checkpoint(cfg.work_dir)
         if resume is None:
-            _warn(f'--resume: {cfg.work_dir} has no checkpoint yet, so training starts anew.')
+            _warn(f'{cfg.work_dir} has no checkpoint to resume from, so training starts anew.')
     cfg.resume = resume is not None
     if cfg.resume:
         cfg.load_from = resume

@@ -68,7 +68,8 @@ def train(
         resume: Checkpoint to go on from, or ``'auto'`` for the latest one in the work dir.
         track: Experiment trackers to write to, by their names in
             :data:`hiera_mm.engine.config.TRACKERS`.
-        skip_checks: Whether to leave out the checks of the data and the trial of the validation.
+        skip_checks: Whether to leave out the checks of data and schedule and the trial of the
+            validation.
         cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
         launcher: How the processes were started.
 
@@ -106,6 +107,7 @@ def train(
     if not skip_checks:
         _check(cfg, model, ('train', 'val'))
         runner.register_hook(Rehearsal())
+        runner.register_hook(ScheduleChecks())
     check_pretrained(model)
     if resumes:
         require_complete(model, checkpoint, start)
@@ -119,7 +121,6 @@ def train(
         require_start(model, state_dict_of(checkpoint, start), start, 'load_from')
     del checkpoint
     gc.collect()  # the runner reads the file once more; do not hold it twice
-    runner.register_hook(ScheduleChecks())
     if compile:
         compile_hiera(model)
     with _mistakes_in_config():
@@ -289,11 +290,11 @@ def compile_hiera(model: nn.Module) -> None:
 
 
 def _count_first_call(block: nn.Module, progress: tqdm) -> None:
-    """Let a block report its first forward pass in training, after which it is compiled."""
+    """Let a block report its first forward pass with gradients, when it is compiled."""
     compiled = block._compiled_call_impl  # a hook would become part of what is compiled
 
     def first(*args: Any, **kwargs: Any) -> Any:
-        if not block.training:  # the trial of the validation: minutes of compiling for one batch
+        if not torch.is_grad_enabled():  # the trial of the validation is not worth the minutes
             return block._call_impl(*args, **kwargs)
         output = compiled(*args, **kwargs)
         block._compiled_call_impl = compiled

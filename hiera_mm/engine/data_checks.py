@@ -292,38 +292,31 @@ def _check_categories(file: _CocoFile, dataset: BaseDataset, where: str, trainin
     """Compare the classes of a data set with the categories of its file.
 
     mmdet numbers the classes that it finds in the order of the file. Where that gives some the
-    numbers of others, every name would be wrong, and where names differ on both sides, they are
-    probably spelt otherwise and mmdet would quietly leave them out; both are errors. That only one
-    side has more, or that there is nothing to learn, is worth a warning.
+    numbers of others, or it finds none, names would be wrong; that is an error. That one side has
+    more, or that there is nothing to learn, is worth a warning.
     """
     classes = list(_classes(dataset))
     missing = [name for name in classes if name not in file.categories]
     unused = [name for name in file.categories if name not in classes]
     ordered = [name for name in file.categories if name in classes]
-    both = (
-        f'\nClasses in the config ({len(classes)}): {listing(classes, 20)}'
-        f'\nCategories in the file ({len(file.categories)}): {listing(file.categories, 20)}'
-    )
-    key = f'{where}.metainfo.classes'
-    if missing and unused:
+    if not ordered or ordered != classes[: len(ordered)]:
+        key = f'{where}.metainfo.classes'
         raise DataError(
-            f'The classes of {where} do not match {file.path}.{both}'
-            f'\nOnly in the config: {listing(missing)}'
-            f'\nOnly in the file: {listing(unused)}'
-            f'\nSpell {key} as in the file; upper and lower case count.'
+            f'The classes of {where} do not match {file.path}, and mmdet numbers those that it '
+            'finds in the order of the file, so that names would be mixed up.'
+            f'\nClasses in the config ({len(classes)}): {listing(classes, 20)}'
+            f'\nCategories in the file ({len(file.categories)}): {listing(file.categories, 20)}'
+            + (
+                f'\nOnly in the config: {listing(missing)}\nOnly in the file: {listing(unused)}'
+                f'\nSpell {key} as in the file; upper and lower case count.'
+                if missing and unused
+                else f'\nWrite {key} = {(*ordered, *missing)}.'
+            )
         )
-    if ordered != classes[: len(ordered)]:
-        raise DataError(
-            f'The classes of {where} stand in another order than in {file.path}, and mmdet '
-            f'numbers them in the order of the file, so that names would be mixed up.{both}'
-            f'\nWrite {key} = {(*ordered, *missing)}.'
-        )
-    if missing or unused:
-        _warn(
-            f'{file.path} has no category for {len(missing)} classes of {where}: {listing(missing)}'
-            if missing
-            else f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}'
-        )
+    if missing:
+        _warn(f'{file.path} lacks {len(missing)} classes of {where}: {listing(missing)}')
+    if unused:
+        _warn(f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}')
     if training and not any(file.annotations[name] for name in classes):
         _warn(f'{file.path} has no annotation of any class, so nothing is learnt from {where}.')
 

@@ -76,7 +76,9 @@ def _checkpoints(runner: Runner) -> Iterator[str]:
                 'none: it needs val_dataloader, val_cfg and val_evaluator, and a val_begin that '
                 'comes before the end.'
             )
-        interval = hook.interval * (len(runner.train_dataloader) if hook.by_epoch else 1)
+        interval = hook.interval
+        if hook.by_epoch and by_epoch:
+            interval *= len(runner.train_dataloader)
         if 0 < interval < runner.max_iters and interval % counts:
             yield (
                 f'Checkpoints are saved every {interval} iterations, which is no multiple of '

@@ -139,7 +139,8 @@ def choose_stages(
     """
     strides = [feature.stride for feature in features]
     rising = all(a < b for a, b in pairwise(strides))
-    if asked is not None and len(asked) == len(features):
+    numbered = asked is not None and len(asked) == len(features)
+    if numbered and all(0 <= stage < NUM_STAGES for stage in asked):
         stages = list(asked)
     elif len(strides) > 1 and strides[-1] >= DEEP_STRIDE and rising:
         # The last stage of at most this stride, or the first of all.

@@ -100,7 +100,7 @@ def train_as_transformer(
     scope: str,
     arch: str,
     *,
-    name: str = '',
+    name: str,
     has_weights: bool,
     remarks: dict[Keys, str],
 ) -> None:

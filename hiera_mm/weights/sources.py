@@ -117,6 +117,9 @@ def download(
     target = cache_folder() / key / name
     if target.exists():
         return target
+    of_torch = Path(torch.hub.get_dir(), 'checkpoints', name)  # where mmengine downloads to
+    if wanted and of_torch.is_file() and _hash(of_torch).startswith(wanted):
+        return of_torch
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / 'lock'):  # the processes of one machine download it once
@@ -159,6 +162,14 @@ def _parse(url: str, sha256: str | None) -> tuple[str, str, str]:
         in_name = re.search(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.-]+$', name)
         sha256 = in_name[1] if in_name else ''
     return address, name or 'weights', sha256
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _fetch(address: str, target: Path, size: int | None, wanted: str) -> None:

@@ -157,9 +157,9 @@ class TestCoco:
 
     def test_classes_that_do_not_match(self, coco_file):
         with pytest.raises(DataError) as caught:
-            check(coco_config(coco_file(), metainfo=dict(classes=('disc', 'Square', 'star'))))
+            check(coco_config(coco_file(), metainfo=dict(classes=('Square', 'disc', 'star'))))
         assert str(caught.value).splitlines()[1:5] == [
-            'Classes in the config (3): disc, Square, star',
+            'Classes in the config (3): Square, disc, star',
             'Categories in the file (3): disc, square, triangle',
             'Only in the config: Square, star',
             'Only in the file: square, triangle',
@@ -167,6 +167,12 @@ class TestCoco:
         # Nor do the classes of COCO itself pass for others.
         with pytest.raises(DataError, match=r'Classes in the config \(80\): person, bicycle'):
             check(coco_config(coco_file(), metainfo=None))
+
+    def test_some_that_the_file_lacks(self, coco_file, logged):
+        classes = ('disc', 'Square', 'star')
+        assert check(coco_config(coco_file(), metainfo=dict(classes=classes))) == classes
+        assert 'lacks 2 classes' in logged[0]
+        assert 'leaves out 2 categories' in logged[1]
 
     def test_other_order(self, coco_file):
         classes = ('square', 'disc', 'triangle')
@@ -192,7 +198,7 @@ class TestCoco:
 
     def test_a_class_without_category(self, coco_file, logged):
         assert check(coco_config(coco_file(), metainfo=dict(classes=(*CLASSES, 'star'))))
-        assert 'no category for 1 classes' in logged[0]
+        assert 'lacks 1 classes' in logged[0]
         with pytest.raises(DataError, match=r"classes = \('disc', 'square', 'triangle', 'star'\)"):
             check(coco_config(coco_file(), metainfo=dict(classes=('star', *CLASSES))))
 

@@ -16,6 +16,8 @@ from hiera_mm.swap.features import Feature, choose_stages, emitted, numbers_as_h
         # A ResNet whose last stages are dilated keeps its numbers, and its strides.
         ((4, 8, 8, 8), (0, 1, 2, 3), (0, 1, 2, 3), (4, 8, 8, 8)),
         ((4, 8), (0, 3), (0, 3), (4, 8)),
+        # A fifth stage has no like here.
+        ((4, 8, 16, 32), (1, 2, 3, 4), (0, 1, 2, 3), (4, 8, 16, 32)),
         # Others number otherwise, or do not say: by stride.
         ((4, 8, 16), None, (0, 1, 2), (4, 8, 16)),
         ((8, 16, 32), None, (1, 2, 3), (8, 16, 32)),

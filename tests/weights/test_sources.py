@@ -119,6 +119,19 @@ class TestWebServers:
         assert server.requests == ['GET /models/x.safetensors']
         assert kept() == [path]
 
+    def test_what_torch_downloaded_is_taken_if_its_hash_is_right(
+        self, server, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+        address = f'http://127.0.0.1:1/x-{SHA256[:12]}.pth'  # where nobody answers
+        file = tmp_path / 'hub' / 'checkpoints' / f'x-{SHA256[:12]}.pth'
+        file.parent.mkdir(parents=True)
+        file.write_bytes(CONTENT)
+        assert download(address) == file
+        file.write_bytes(CONTENT[1:])
+        with pytest.raises(CheckpointError, match='cannot be downloaded'):
+            download(address)
+
     def test_two_files_of_one_name_are_two(self, server):
         first = download(server.put('/a/x.pth', CONTENT))
         second = download(server.put('/b/x.pth', CONTENT[::-1]))
