@@ -16,7 +16,8 @@ try:
 
     ops.install()
 
-    from hiera_mm import backbone, quiet  # noqa: F401
+    from hiera_mm import quiet
+    from hiera_mm.backbone import Hiera  # noqa: F401
     from hiera_mm.engine import fsdp, optimizer  # noqa: F401
 
     quiet.leave_out_onedl()

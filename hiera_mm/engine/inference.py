@@ -25,6 +25,8 @@ from .config import check_scope, load_config, resolve_arch, type_name
 from .fit import require_complete, state_dict_of
 from .launch import make_folder
 
+_VISUALIZERS = {'mmdet': 'DetLocalVisualizer', 'mmseg': 'SegLocalVisualizer'}
+
 IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -79,7 +81,9 @@ def predict(
         raise ConfigError(f'--out {out} is where the images are; drawings would replace them.')
     resolve_arch(cfg, checkpoint)
     model = _load_model(cfg, checkpoint, device)
-    visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': None})
+    usual = dict(type=_VISUALIZERS[cfg.default_scope], name='visualizer')
+    drawing = cfg.get('visualizer') or usual
+    visualizer = VISUALIZERS.build({**drawing, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
     threshold = {'pred_score_thr': score_thr} if cfg.default_scope == 'mmdet' else {}
     drawings, unreadable = [], []

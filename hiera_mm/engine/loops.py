@@ -184,7 +184,7 @@ class _Seeding(BaseLoop):
     """What both loops do: seed each iteration, and note in checkpoints what is trained on."""
 
     def run(self) -> Any:
-        """Train; say so if a resumed training goes on with other data."""
+        """Train; say so if a resumed training goes on with other data, or is at its end."""
         data, noted = self._data(), self._noted()
         changes = [
             f'{name} changed from {noted[name]} to {value}'
@@ -196,6 +196,13 @@ class _Seeding(BaseLoop):
                 f'Since the checkpoint was saved, {", ".join(changes)}. The training goes '
                 f'on after iteration {self.iter} of now {self.max_iters}, with the learning rate '
                 'and the schedule of the checkpoint.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        if self.iter >= self.max_iters:
+            print_log(
+                f'The training is complete: {self.iter} of {self.max_iters} iterations are done. '
+                'To go on, raise max_epochs or max_iters in train_cfg.',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -24,9 +24,11 @@ SKIP_CHECKS = '--skip-checks (skip_checks=True in Python)'
 _PLACES = ('outfile_prefix', 'output_dir', 'seg_out_dir')
 # By the part that fails, what to look at.
 _ADVICE = {
-    'val_dataloader': 'Look at the paths and the pipeline of val_dataloader.dataset.',
-    'model': "Look at the model's test_cfg and data_preprocessor (do crops and padding fit "
-    'together?) and at the pipeline of val_dataloader.dataset.',
+    'val_dataloader': 'Look at the paths and the pipeline of val_dataloader.dataset: does the '
+    'data have what it loads (masks, if the model has a mask head)?',
+    'model': 'Do the in_channels of neck and heads fit what comes before them? Do crops and '
+    "padding fit together (the model's test_cfg and data_preprocessor, the pipeline of "
+    'val_dataloader.dataset)?',
     'val_evaluator': 'Look at the metrics of val_evaluator, and whether the pipeline of '
     'val_dataloader.dataset loads and packs what they need.',
 }

@@ -234,6 +234,8 @@ def test_iterations_on_other_data_are_trained_to_the_end(segmenter, tmp_path, lo
     (warning,) = told(logged)
     assert 'after iteration 2 of now 6' in warning
     assert resumed.iter == 6
+    task.train(tmp_path / 'w', dict(resume='auto'))
+    assert any('The training is complete: 6 of 6 iterations' in line for line in logged)
     before = read_checkpoint(tmp_path / 'w' / 'iter_2.pth')['state_dict']
     after = last_weights(tmp_path / 'w')
     assert any(not torch.equal(before[name], after[name]) for name in before)

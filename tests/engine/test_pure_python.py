@@ -17,6 +17,7 @@ from hiera_mm.engine import config as options
 from hiera_mm.engine import predict
 from hiera_mm.engine.config import load_config, scope_of, type_name, walk
 from hiera_mm.engine.launch import replace_sync_norms
+from hiera_mm.errors import ConfigError
 from hiera_mm.trial.configs import test_size as size_in_test
 
 
@@ -129,6 +130,11 @@ def test_architecture_of_weights_is_written_down(cfg, monkeypatch):
     monkeypatch.setattr(options, '_first_variant', lambda _: options.VARIANTS['tiny'])
     options.resolve_arch(cfg)
     assert cfg.model.backbone.arch == 'tiny'
+
+
+def test_a_name_that_is_not_there_is_a_mistake_in_the_config(write):
+    with pytest.raises(ConfigError, match=r'pure\.py cannot be read: .*NoSuchLayer'):
+        load_config(write('model = dict(type=NoSuchLayer)', 'torch.nn.NoSuchLayer'))
 
 
 def test_names_of_types():
