@@ -34,6 +34,7 @@ from benchmarks.contest.contestants import (
 from benchmarks.kit.ledger import Ledger
 from benchmarks.kit.memory import check_memory, in_new_process, memory_of_pass, release_unused
 from benchmarks.kit.timing import Times, ceiling, measure_rounds, on_threads, products
+from hiera_mm.engine.commands import allow_compiled_versions
 from hiera_mm.engine.launch import check_device, processor
 from hiera_mm.errors import UserError, did_you_mean
 from hiera_mm.trial.configs import Size
@@ -248,8 +249,7 @@ def prepare(network: nn.Module, images: Tensor, setting: Namespace) -> Pass:
     images = images.to(setting.device, memory_format=layout)
     run = network
     if setting.compile:
-        # Beyond torch's own limit of 8, further contestants would quietly not be compiled.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VERSIONS)
+        allow_compiled_versions(VERSIONS)
         run = torch.compile(network)
 
     def infer() -> tuple[Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -17,14 +16,13 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..errors import CheckpointError, UserError
 from ..weights.reading import read_checkpoint, read_file, safe_load
 from ..weights.sources import locate
-from .config import type_name, walk
+from .config import type_name, walk, warn
 
 UNFINISHED = '.part'
 """Added to the name of a file that is being written."""
@@ -93,7 +91,7 @@ def use_resume(cfg: Config, resume: str | None) -> None:
     if resume == 'auto':
         resume = latest_whole_checkpoint(cfg.work_dir)
         if resume is None:
-            _warn(f'{cfg.work_dir} has no checkpoint to resume from, so training starts anew.')
+            warn(f'{cfg.work_dir} has no checkpoint to resume from, so training starts anew.')
     cfg.resume = resume is not None
     if cfg.resume:
         cfg.load_from = resume
@@ -122,7 +120,7 @@ def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
             problems.append(str(error))
             continue
         for problem in problems:
-            _warn(f'{problem} Going on from the one before it, {file}.')
+            warn(f'{problem} Going on from the one before it, {file}.')
         return str(file)
     if problems:
         raise CheckpointError(
@@ -151,10 +149,6 @@ def _candidates(work_dir: Path) -> list[Path]:
         ),
         reverse=True,
     )
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
 
 
 class WholeFileBackend(LocalBackend):

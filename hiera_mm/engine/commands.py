@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,11 +240,7 @@ def _check(cfg: Config, model: nn.Module, splits: tuple[str, ...]) -> None:
         except UserError as error:
             found = error
         except Exception as error:  # a check that fails is no reason not to train
-            print_log(
-                f'The data could not be checked: {type(error).__name__}: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
+            options.warn(f'The data could not be checked: {type(error).__name__}: {error}')
     found = next((error for error in all_gather_object(found) if error is not None), None)
     if found is not None:
         raise type(found)(f'{found}\nTo go on without this check: {SKIP_CHECKS}.')
@@ -271,10 +266,7 @@ def compile_hiera(model: nn.Module) -> None:
             '--compile compiles the Hiera in a model, and this model has none. For another '
             'backbone, set compile=True in the config, which compiles the whole training step.'
         )
-    # Beyond torch's own limit of 8, further kinds of blocks would quietly not be compiled.
-    settings = torch._dynamo.config
-    limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
-    setattr(settings, limit, max(getattr(settings, limit), _COMPILED_VERSIONS))
+    allow_compiled_versions(_COMPILED_VERSIONS)
     blocks = [block for backbone in backbones for block in backbone.blocks]
     print_log(
         f'--compile: the {len(blocks)} blocks of the backbone are compiled when first used: the '
@@ -287,6 +279,13 @@ def compile_hiera(model: nn.Module) -> None:
     for block in blocks:
         block.compile(dynamic=True)
         _count_first_call(block, progress)
+
+
+def allow_compiled_versions(number: int) -> None:
+    """Let a piece of code be compiled so often; beyond torch's limit of 8 it quietly is not."""
+    settings = torch._dynamo.config
+    limit = 'recompile_limit' if hasattr(settings, 'recompile_limit') else 'cache_size_limit'
+    setattr(settings, limit, max(getattr(settings, limit), number))
 
 
 def _count_first_call(block: nn.Module, progress: tqdm) -> None:

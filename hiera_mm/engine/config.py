@@ -157,6 +157,11 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def warn(message: str) -> None:
+    """Log what might be a mistake."""
+    print_log(message, logger='current', level=logging.WARNING)
+
+
 def check_scope(cfg: Mapping[str, Any], path: str | Path) -> str:
     """Return the scope; raise a ConfigError unless it is a toolbox that this package knows."""
     scope = scope_of(cfg)
@@ -389,12 +394,10 @@ def _complete_imports(cfg: Config, path: Path) -> None:
     }
     named = sorted(ours & {str(node.get('type')) for node in walk(cfg.to_dict())})
     if named and _import_hiera_mm(cfg):
-        print_log(
+        warn(
             f'{path} names {listing(named)} and does not import hiera_mm. It was imported this '
             "time; the toolboxes' own scripts will fail until you add the line\n"
-            "custom_imports = dict(imports=['hiera_mm'], allow_failed_imports=False)",
-            logger='current',
-            level=logging.WARNING,
+            "custom_imports = dict(imports=['hiera_mm'], allow_failed_imports=False)"
         )
 
 

@@ -1,13 +1,12 @@
 """Is the data there, and is it what the config says? Asked before any long work.
 
 The toolboxes have dozens of data sets, each with its own way of reading, and users write more. So
-what looks wrong here is tried: a data set that gives its samples all the same is not refused.
+what looks missing here is tried: a data set that gives its samples all the same is not refused.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 from torch import nn
 
 from ..errors import ConfigError, DataError, UserError, listing
-from .config import as_list, walk
+from .config import as_list, walk, warn
 
 # Parts of a model whose `num_classes` means something else than the classes of the data set.
 _OTHER_CLASSES = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'reid')
@@ -69,7 +67,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> tuple[str, ...] | None:
                     # The constructor may only have disliked how `_build` called it.
                     raise (failure if isinstance(error, ConfigError) else error) from failure
                 if isinstance(error, DataError):
-                    _warn(f'{error}\nIts samples can be loaded all the same.')
+                    warn(f'{error}\nIts samples can be loaded all the same.')
                 continue
             if coco is not None:
                 _check_categories(coco, dataset, where, training=split == 'train')
@@ -100,14 +98,10 @@ def check_heads(model: nn.Module, classes: Sequence[str]) -> None:
         and not any(p in _OTHER_CLASSES or p.startswith('loss') for p in name.split('.'))
     ]
     if wrong:
-        _warn(
+        warn(
             f'The data has {len(classes)} classes ({listing(classes)}), but {"; ".join(wrong)}. '
             f'Set num_classes={len(classes)} there unless it is meant.'
         )
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _leaves(dataset: Any) -> Iterator[Mapping[str, Any]]:
@@ -314,11 +308,11 @@ def _check_categories(file: _CocoFile, dataset: BaseDataset, where: str, trainin
             )
         )
     if missing:
-        _warn(f'{file.path} lacks {len(missing)} classes of {where}: {listing(missing)}')
+        warn(f'{file.path} lacks {len(missing)} classes of {where}: {listing(missing)}')
     if unused:
-        _warn(f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}')
+        warn(f'{where} leaves out {len(unused)} categories of {file.path}: {listing(unused)}')
     if training and not any(file.annotations[name] for name in classes):
-        _warn(f'{file.path} has no annotation of any class, so nothing is learnt from {where}.')
+        warn(f'{file.path} has no annotation of any class, so nothing is learnt from {where}.')
 
 
 def _check_label_maps(
@@ -359,7 +353,7 @@ def _check_label_maps(
         if not training or not isinstance(labels, torch.Tensor) or not count:
             continue
         if labels.ndim != 3 or len(labels) != 1:
-            _warn(
+            warn(
                 f'The label map {path} has the shape {tuple(labels.shape)} after '
                 'loading. A map has one channel, whose values are the numbers of the classes; '
                 'colours must be turned into numbers first.'

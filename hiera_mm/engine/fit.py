@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import warnings
 from collections import OrderedDict
@@ -12,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule, BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..backbone import Hiera
 from ..errors import CheckpointError, listing
-from .config import type_name
+from .config import type_name, warn
 
 # A fine-tuned model shares nearly all of its tensors with the one before; another architecture
 # shares none, or a few by accident.
@@ -140,11 +138,7 @@ def require_complete(model: nn.Module, checkpoint: Mapping[str, Any], path: obje
             'beside the checkpoint.'
         )
     if found.unexpected:
-        print_log(
-            f'{path} has tensors that the model has no use for: {listing(found.unexpected)}',
-            logger='current',
-            level=logging.WARNING,
-        )
+        warn(f'{path} has tensors that the model has no use for: {listing(found.unexpected)}')
 
 
 def require_start(
@@ -172,11 +166,9 @@ def require_start(
             "dict(type='Pretrained', checkpoint=...)."
         )
     if not found.complete:
-        print_log(
+        warn(
             f'{path}, named by {key}, fills part of the model; the rest starts from its own '
-            f'initialisation: {found}',
-            logger='current',
-            level=logging.WARNING,
+            f'initialisation: {found}'
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import tempfile
@@ -12,10 +11,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
 
 from ..errors import ConfigError, UserError
-from .config import shards, type_name, walk
+from .config import shards, type_name, walk, warn
 
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')  # the last as a class
 _CPU_FACTS = Path('/proc/cpuinfo')
@@ -62,11 +60,7 @@ def prepare_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg = wrapper
     replaced = replace_sync_norms(cfg.model)
     if replaced:
-        print_log(
-            f'{replaced} synchronised norms became plain ones: without GPUs they cannot run.',
-            logger='current',
-            level=logging.WARNING,
-        )
+        warn(f'{replaced} synchronised norms became plain ones: without GPUs they cannot run.')
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
 

@@ -10,7 +10,6 @@ bit, and it finds its place in the data by counting instead of by loading what i
 from __future__ import annotations
 
 import copy
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import DataError
+from .config import warn
 
 SAMPLES, ITERATIONS = 0, 1
 """The two sequences of seeds: samples are drawn ahead of the iterations that use them."""
@@ -192,19 +191,15 @@ class _Seeding(BaseLoop):
             if noted.get(name, value) != value
         ]
         if changes:
-            print_log(
+            warn(
                 f'Since the checkpoint was saved, {", ".join(changes)}. The training goes '
                 f'on after iteration {self.iter} of now {self.max_iters}, with the learning rate '
-                'and the schedule of the checkpoint.',
-                logger='current',
-                level=logging.WARNING,
+                'and the schedule of the checkpoint.'
             )
         if self.iter >= self.max_iters:
-            print_log(
+            warn(
                 f'The training is complete: {self.iter} of {self.max_iters} iterations are done. '
-                'To go on, raise max_epochs or max_iters in train_cfg.',
-                logger='current',
-                level=logging.WARNING,
+                'To go on, raise max_epochs or max_iters in train_cfg.'
             )
         # The place in an epoch is noted too, and means nothing in other data.
         self.runner.message_hub.update_info(_NOTE, data if changes else {**noted, **data})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
-from mmengine.logging import print_log
 from mmengine.optim import ConstantParamScheduler, LinearParamScheduler, _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from .config import warn
 
 
 class ScheduleChecks(Hook):
@@ -17,7 +17,7 @@ class ScheduleChecks(Hook):
     def before_train(self, runner: Runner) -> None:
         """Look at the schedule."""
         for remark in (*_warm_up(runner), *_log(runner), *_checkpoints(runner)):
-            print_log(remark, logger='current', level=logging.WARNING)
+            warn(remark)
 
 
 def _warm_up(runner: Runner) -> Iterator[str]:

@@ -8,7 +8,7 @@ with absolute win embeddings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 
 from ..errors import did_you_mean
 from .layout import MASK_UNIT
@@ -110,38 +110,27 @@ class Variant:
         return tuple(self.embed_dim * 2**stage for stage in range(NUM_STAGES))
 
 
+_BASE = Variant(embed_dim=96, num_heads=1, depths=(2, 3, 16, 3))
+_BASE_PLUS = Variant(embed_dim=112, num_heads=2, depths=(2, 3, 16, 3))
+_LARGE = Variant(embed_dim=144, num_heads=2, depths=(2, 6, 36, 4))
+
+# Windows of 256 pixels a side in the last two stages too, but for three blocks, those of SAM 2's
+# networks of these depths. The paper does not say so; it is our reading of its Table 10. This
+# layout has the FLOPs given there. With global attention in all blocks of these stages a network
+# needs a quarter to a half more (docs/cost.md).
+_WINDOWS = (8, 4, 16, 8)
+_WINDOWED = '_windowed'
+
 VARIANTS: dict[str, Variant] = {
     'tiny': Variant(embed_dim=96, num_heads=1, depths=(1, 2, 7, 2)),
     'small': Variant(embed_dim=96, num_heads=1, depths=(1, 2, 11, 2)),
-    'base': Variant(embed_dim=96, num_heads=1, depths=(2, 3, 16, 3)),
-    'base_plus': Variant(embed_dim=112, num_heads=2, depths=(2, 3, 16, 3)),
-    'large': Variant(embed_dim=144, num_heads=2, depths=(2, 6, 36, 4)),
+    'base': _BASE,
+    'base_plus': _BASE_PLUS,
+    'large': _LARGE,
     'huge': Variant(embed_dim=256, num_heads=4, depths=(2, 6, 36, 4)),
-    # The release's networks and weights, with windows of 256 pixels a side in the last two stages
-    # too, but for three blocks. The paper does not say so; it is our reading of its Table 10,
-    # whose FLOPs this layout has, and global attention in all blocks of these stages exceeds by a
-    # quarter to a half (docs/cost.md). The three are those of SAM 2's networks of these depths.
-    'base_windowed': Variant(
-        embed_dim=96,
-        num_heads=1,
-        depths=(2, 3, 16, 3),
-        window_sizes=(8, 4, 16, 8),
-        global_blocks=(12, 16, 20),
-    ),
-    'base_plus_windowed': Variant(
-        embed_dim=112,
-        num_heads=2,
-        depths=(2, 3, 16, 3),
-        window_sizes=(8, 4, 16, 8),
-        global_blocks=(12, 16, 20),
-    ),
-    'large_windowed': Variant(
-        embed_dim=144,
-        num_heads=2,
-        depths=(2, 6, 36, 4),
-        window_sizes=(8, 4, 16, 8),
-        global_blocks=(23, 33, 43),
-    ),
+    f'base{_WINDOWED}': replace(_BASE, window_sizes=_WINDOWS, global_blocks=(12, 16, 20)),
+    f'base_plus{_WINDOWED}': replace(_BASE_PLUS, window_sizes=_WINDOWS, global_blocks=(12, 16, 20)),
+    f'large{_WINDOWED}': replace(_LARGE, window_sizes=_WINDOWS, global_blocks=(23, 33, 43)),
     'sam2_tiny': Variant(
         embed_dim=96,
         num_heads=1,
@@ -199,6 +188,11 @@ VARIANTS: dict[str, Variant] = {
         layer_scale=True,
     ),
 }
+
+
+def name_of_weights(arch: str) -> str:
+    """Return the name of the network whose published weights an ``arch`` takes, mostly its own."""
+    return arch.removesuffix(_WINDOWED)
 
 
 def resolve_variant(arch: str | Mapping[str, object] | Variant) -> Variant:

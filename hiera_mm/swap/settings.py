@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine.config import as_list, type_name, walk
 from ..network.trunk import UNIT_PIXELS
+from ..network.variants import name_of_weights
 from ..trial.configs import RGB, SEPARATE, Keys, image_channels, owners
 
 # What every published Hiera was trained on.
@@ -229,4 +230,4 @@ def _differs(old: Any, new: Any) -> bool:
 
 
 def _size(arch: str) -> str:
-    return re.sub('^(sam2|hieradet)_|_(abswin|windowed)$', '', arch)
+    return re.sub('^(sam2|hieradet)_|_abswin$', '', name_of_weights(arch))

@@ -9,6 +9,7 @@ from ..errors import CheckpointError
 from ..network import VARIANTS, HieraTrunk, Variant
 from ..network.layout import MASK_UNIT
 from ..network.position import Absolute, AbsoluteWin, PositionEmbedding, WindowAligned, kind_of
+from ..network.variants import name_of_weights
 from .families import Weights
 
 
@@ -52,7 +53,7 @@ def variants_of(weights: Weights, path: object) -> list[str]:
         if not differences(weights, variant)
         and kind_of(variant.pos_embed) == kind
         and weights.family.windowed in (None, is_windowed(variant))
-        and not name.endswith('_windowed')  # made of the weights of the plain name
+        and name == name_of_weights(name)
     ]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..network.variants import name_of_weights
+
 NON_COMMERCIAL = 'CC BY-NC 4.0'
 APACHE = 'Apache-2.0'
 
@@ -55,7 +57,7 @@ class Entry:
 
     def fits(self, arch: str) -> bool:
         """Whether it holds weights for an architecture, with the windows of its own or others."""
-        return self.arch == arch.removesuffix('_windowed')
+        return self.arch == name_of_weights(arch)
 
 
 MAE = Training(224, 'ImageNet-1K, MAE only', NON_COMMERCIAL)

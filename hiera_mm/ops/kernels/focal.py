@@ -49,7 +49,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _one_against_all(logits: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, ...]:
-    """Per sample and class: logit of the right answer, whether that is yes, as a sign, share."""
+    """Per sample and class: logit of the right answer; whether it is yes; as a sign; its share."""
     is_class = target[:, None] == torch.arange(logits.size(1), device=target.device)
     sign = torch.where(is_class, 1.0, -1.0).to(logits.dtype)
     balance = torch.where(is_class, alpha, 1 - alpha).to(logits.dtype)

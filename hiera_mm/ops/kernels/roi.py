@@ -105,7 +105,7 @@ def roi_align_backward(
 
 
 def _harmless(rois: Tensor, sampling_ratio: int) -> Tensor:
-    """Regions without what stops or crashes torchvision on the CPU, and with the same samples.
+    """Change regions that torchvision on the CPU stops or crashes at; samples stay the same.
 
     A region with a side at no number, as where a training diverges, has no features. One whose end
     lies before its start has no samples, unless their number is given.
