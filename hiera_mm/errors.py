@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
@@ -52,9 +53,10 @@ def nearest(word: str, known: Mapping[str, str]) -> str:
 def run_tool(main: Callable[[], object]) -> NoReturn:
     """Run a tool's `main` and leave the process with its exit code.
 
-    A `UserError` becomes one paragraph on stderr and exit code 2. Any other exception is a fault
-    of the program and keeps its traceback. Of several processes on a machine, only the first
-    prints, as all of them find the same fault.
+    A `UserError` becomes one paragraph on stderr and exit code 2. A reader who goes away, as `head`
+    does, ends the tool quietly. Any other exception is a fault of the program and keeps its
+    traceback. Of several processes on a machine, only the first prints, as all of them find the
+    same fault.
 
     Args:
         main: The tool; a whole number that it returns is the exit code, all else means 0.
@@ -62,6 +64,10 @@ def run_tool(main: Callable[[], object]) -> NoReturn:
     try:
         result = main()
         code = result if isinstance(result, int) else None
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        code = 128 + signal.SIGPIPE
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'\n{type(error).__name__}: {error}', file=sys.stderr)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from hiera_mm.engine import CheckpointError, run_tool
@@ -17,6 +21,17 @@ def test_exit_code(returned, code):
     with pytest.raises(SystemExit) as caught:
         run_tool(lambda: returned)
     assert caught.value.code == code
+
+
+def test_a_reader_who_goes_away_ends_the_tool_quietly():
+    program = 'from hiera_mm.errors import run_tool; run_tool(lambda: print("line\\n" * 99999))'
+    with subprocess.Popen(
+        [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as tool:
+        assert tool.stdout.readline() == b'line\n'
+        tool.stdout.close()
+        assert tool.stderr.read() == b''
+    assert tool.returncode == 128 + signal.SIGPIPE
 
 
 def fail() -> None:

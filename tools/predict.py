@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Parse the command line and draw; the exit code is 1 if an image could not be read."""
+    """Parse the command line and draw; the exit code is 1 if an image could not be drawn."""
     args = vars(parse_args())
 
     import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
@@ -39,9 +39,9 @@ def main() -> None:
     def draw() -> int:
         found = predict(**args)
         print(f'\n{len(found.drawings)} drawings in {args["out"]}')
-        for path in found.unreadable:
-            print(f'Could not be read: {path}', file=sys.stderr)
-        return 1 if found.unreadable else 0
+        for path, reason in found.failed.items():
+            print(f'Could not be drawn: {path}: {reason}', file=sys.stderr)
+        return 1 if found.failed else 0
 
     run_tool(draw)
 

@@ -435,6 +435,8 @@ def _nearest(path: Path) -> str:
     candidates = {str(file) for file in path.parent.glob('*.py')}
     for folder in dict.fromkeys(folder.resolve() for folder in _CONFIG_FOLDERS):
         for file in folder.rglob('*.py'):
+            if '_base_' in file.parts:
+                continue
             near = Path.cwd() in file.parents
             candidates.add(str(file.relative_to(Path.cwd()) if near else file))
     by_name = {Path(file).name: file for file in sorted(candidates)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.utils import track_iter_progress
 from torch import nn
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, listing
 from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
-from .config import check_scope, load_config, resolve_arch, type_name
+from .config import check_scope, load_config, resolve_arch, type_name, warn
 from .fit import require_complete, state_dict_of
 from .launch import make_folder
 
@@ -36,11 +37,11 @@ class Predictions:
 
     Attributes:
         drawings: Files that were written.
-        unreadable: Images that could not be read, and were left out.
+        failed: Images that could not be read or drawn, with the reason.
     """
 
     drawings: list[Path]
-    unreadable: list[Path]
+    failed: dict[Path, str]
 
 
 def predict(
@@ -65,7 +66,7 @@ def predict(
         cfg_options: Values of the config to override, by dotted key or as ``'KEY=VALUE'``.
 
     Returns:
-        The drawings, and the images that could not be read.
+        The drawings, and the images that failed.
 
     Raises:
         ConfigError: If config, device or `out` is unusable.
@@ -86,23 +87,22 @@ def predict(
     visualizer = VISUALIZERS.build({**drawing, 'vis_backends': None})
     visualizer.dataset_meta = model.dataset_meta
     threshold = {'pred_score_thr': score_thr} if cfg.default_scope == 'mmdet' else {}
-    drawings, unreadable = [], []
+    found = Predictions([], {})
     for path in track_iter_progress(images):
-        image = _read_image(path)
-        if image is None:
-            unreadable.append(path)
-            continue
         drawing = folder / path.name
-        visualizer.add_datasample(
-            path.name,
-            image,
-            data_sample=_infer(model, str(path)),
-            draw_gt=False,
-            out_file=str(drawing),
-            **threshold,
-        )
-        drawings.append(drawing)
-    return Predictions(drawings, unreadable)
+        try:
+            visualizer.add_datasample(
+                path.name,
+                _read_image(path),
+                data_sample=_infer(model, str(path)),
+                draw_gt=False,
+                out_file=str(drawing),
+                **threshold,
+            )
+            found.drawings.append(drawing)
+        except (cv2.error, OSError) as error:
+            found.failed[path] = str(error)
+    return found
 
 
 def find_images(source: str | Path) -> list[Path]:
@@ -117,10 +117,19 @@ def find_images(source: str | Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f'No image or folder {source} (looked for {source.absolute()}).')
-    images = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+    files = sorted(file for file in source.iterdir() if file.is_file())
+    images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
     if not images:
         raise DataError(f'The folder {source.absolute()} has no images ({endings}) directly in it.')
+    others = [file.name for file in files if file not in images and _is_image(file)]
+    if others:
+        warn(f'Left out, as only {endings} are read: {listing(others)}')
     return images
+
+
+def _is_image(file: Path) -> bool:
+    """Whether the name of a file is that of an image of any kind."""
+    return (mimetypes.guess_type(file.name)[0] or '').startswith('image/')
 
 
 def _load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) -> nn.Module:
@@ -152,13 +161,15 @@ def _load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) 
     return model.eval()
 
 
-def _read_image(path: Path) -> np.ndarray | None:
-    """Read an image as RGB, or return None if that cannot be done."""
+def _read_image(path: Path) -> np.ndarray:
+    """Read an image as RGB; raise `OSError` if that cannot be done."""
     try:
         image = mmcv.imread(str(path))
-    except (cv2.error, OSError):
-        return None
-    return None if image is None else mmcv.bgr2rgb(image)
+    except cv2.error:  # of an empty file
+        image = None
+    if image is None:
+        raise OSError('this is no image, or a damaged one')
+    return mmcv.bgr2rgb(image)
 
 
 def _infer(model: nn.Module, image: str) -> Any:

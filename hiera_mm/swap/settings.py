@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..engine.config import as_list, type_name, walk
@@ -23,9 +24,11 @@ FAR_ABOVE = 2
 _ADAPTIVE = ('Adam', 'Lion', 'Lamb')  # in the names of optimisers whose rates fit a transformer
 _WARMING = ('LinearLR', 'ConstantLR', 'Warmup')
 
-# By size, SAM 2's as the release's. Drop path: Table 15 of the paper for base to large, else
-# Table 14b. Layer-wise decay: Table 14b.
+# By size, SAM 2's as the release's, as in configs/. Drop path: Table 15 of the paper for base to
+# large, else Table 14b. Layer-wise decay, of segmenters alone: Table 14b.
 _DROP_PATH = dict(tiny=0.1, small=0.1, base=0.2, base_plus=0.2, large=0.4, huge=0.3)
+_SHORT_DROP_PATH = dict(large=0.2, huge=0.2)  # others 0.1
+_SHORT = 50  # epochs
 _DECAY_RATE = dict(tiny=0.65, small=0.65, base=0.7, base_plus=0.7, large=0.85, huge=0.85)
 
 _OTHER_CONSTRUCTORS_OPTIONS = (
@@ -33,9 +36,11 @@ _OTHER_CONSTRUCTORS_OPTIONS = (
 )  # fmt: skip
 
 
-def drop_path_of(arch: str) -> float:
-    """Return the drop path rate that suits an architecture in fine-tuning."""
-    return _DROP_PATH.get(_size(arch), 0.1)
+def drop_path_of(arch: str, scope: str, cfg: Mapping[str, Any]) -> float:
+    """Return the drop path rate that suits an architecture and the length of a config's training."""
+    epochs = (cfg.get('train_cfg') or {}).get('max_epochs', _SHORT)
+    rates = _SHORT_DROP_PATH if scope == 'mmdet' and epochs < _SHORT else _DROP_PATH
+    return rates.get(_size(arch), 0.1)
 
 
 def drop_old_weights(cfg: dict[str, Any]) -> tuple[str, ...]:
@@ -164,9 +169,11 @@ def train_as_transformer(
                 del values['lr_mult']
     elif slowed:
         remark += '. Its learning rate is lowered already: no layer-wise decay.'
-    else:
+    elif scope == 'mmseg':
         options = dict(decay_rate=_DECAY_RATE.get(_size(arch), 0.7), **options)
         remark += '; layer-wise decay of its learning rate as in Table 14b of the paper.'
+    else:
+        remark += '; no layer-wise decay, as the paper found best for detection.'
     wrapper['constructor'] = 'HieraOptimWrapperConstructor'
     remarks[('optim_wrapper', 'constructor')] = remark
     if options or wrapper.get('paramwise_cfg'):

@@ -214,7 +214,7 @@ def prepare(
     new['default_scope'] = original.scope  # of a pure-Python config, which has classes without
     options: dict[str, Any] = dict(arch=arch)
     if not keep_schedule:
-        options['drop_path_rate'] = settings.drop_path_of(arch)
+        options['drop_path_rate'] = settings.drop_path_of(arch, original.scope, new)
     if weights is not None:
         options['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
     dropped = settings.drop_old_weights(new)

@@ -58,8 +58,8 @@ def resolve(config: str | Path) -> Path:
     """Find the file of a config.
 
     Args:
-        config: A path, or a shipped config's name such as
-            ``mmdet/mask_rcnn/mask-rcnn_r50_fpn_1x_coco``.
+        config: A path, or a shipped config's name such as ``mask-rcnn_r50_fpn_1x_coco``, with
+            folders before it where several have that name.
 
     Raises:
         ConfigError: If there is none; the nearest names are offered.
@@ -69,9 +69,11 @@ def resolve(config: str | Path) -> Path:
         return path.absolute()
     name = path.as_posix().removesuffix('.py')
     known = shipped()
-    if name in known:
-        return known[name]
+    named = [file for full, file in known.items() if f'/{full}'.endswith(f'/{name}')]
+    if len(named) == 1:
+        return named[0]
     stems = {full.rpartition('/')[2]: full for full in known}
+    stems |= {file.stem: str(file) for file in path.parent.glob('*.py')}
     raise ConfigError(
         f'There is no config {config}: neither a file ({path.absolute()}) nor one that '
         f'{" or ".join(TOOLBOXES)} ships.{nearest(name.rpartition("/")[2], stems)}'
@@ -91,11 +93,9 @@ def read(
         ConfigError: If it cannot be read, has no model, or belongs to another toolbox.
         CheckpointError: If ``arch='auto'`` and the weights that tell it cannot be read.
     """
-    path = Path(config)
-    if not path.is_file() and path.parts and path.parts[0] in TOOLBOXES:
-        path = resolve(config)
+    path = resolve(config)
     cfg = load_config(path, cfg_options=cfg_options)
-    cfg.model = with_absolute_files(cfg.model, path.absolute())
+    cfg.model = with_absolute_files(cfg.model, path)
     check_scope(cfg, path)
     resolve_arch(cfg)
     return cfg

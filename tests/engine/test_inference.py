@@ -11,7 +11,7 @@ from hiera_mm.engine.inference import find_images
 
 
 @pytest.mark.parametrize('name', ['trained_detector', 'trained_segmenter'])
-def test_folder(name, request, shapes, tmp_path):
+def test_folder(name, request, shapes, tmp_path, logged):
     task = request.getfixturevalue(name)
     folder = tmp_path / 'images'
     shutil.copytree(shapes.images('validation'), folder)
@@ -19,6 +19,7 @@ def test_folder(name, request, shapes, tmp_path):
     (folder / 'broken.jpg').write_bytes(b'no image')
     (folder / 'empty.png').touch()
     (folder / 'notes.txt').touch()
+    (folder / 'moving.gif').touch()
     options = dict(task.options)
     if name == 'trained_segmenter':
         options['visualizer'] = None  # then the toolbox's own
@@ -30,7 +31,8 @@ def test_folder(name, request, shapes, tmp_path):
         score_thr=0.0,
         cfg_options=options,
     )
-    assert [path.name for path in found.unreadable] == ['broken.jpg', 'empty.png']
+    assert any('are read: moving.gif' in line for line in logged)
+    assert [path.name for path in found.failed] == ['broken.jpg', 'empty.png']
     assert len(found.drawings) == 2
     for drawing in found.drawings:
         change = abs(cv2.imread(str(drawing)) - source[drawing.name])
@@ -38,6 +40,31 @@ def test_folder(name, request, shapes, tmp_path):
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == sorted(
         path.name for path in found.drawings
     )
+
+
+def test_a_drawing_that_fails_does_not_end_the_others(
+    trained_segmenter, shapes, tmp_path, monkeypatch
+):
+    from mmseg.visualization import SegLocalVisualizer
+
+    first, second = find_images(shapes.images('validation'))
+    original = SegLocalVisualizer.add_datasample
+
+    def full_disk(self, name, *args, **kwargs):
+        if name == first.name:
+            raise OSError('No space left on device')
+        return original(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(SegLocalVisualizer, 'add_datasample', full_disk)
+    found = predict(
+        trained_segmenter.config,
+        trained_segmenter.checkpoint,
+        first.parent,
+        tmp_path,
+        cfg_options=trained_segmenter.options,
+    )
+    assert found.failed == {first: 'No space left on device'}
+    assert [path.name for path in found.drawings] == [second.name]
 
 
 def test_score_threshold(trained_detector, shapes, tmp_path, monkeypatch):

@@ -88,10 +88,11 @@ def test_a_schedule_that_warms_up_stays(kind):
     ('arch', 'rate'),
     [('tiny', 0.65), ('base_plus', 0.7), ('sam2_large', 0.85), ('small_abswin', 0.65)],
 )
-def test_weights_are_fine_tuned_layer_by_layer(arch, rate):
-    assert layer_wise(dict(norm_decay_mult=0.0), arch=arch) == dict(
-        decay_rate=rate, norm_decay_mult=0.0
-    )
+def test_segmenters_are_fine_tuned_layer_by_layer_and_detectors_are_not(arch, rate):
+    others = dict(norm_decay_mult=0.0)
+    found = layer_wise(copied(others), arch=arch, scope='mmseg')
+    assert found == dict(decay_rate=rate, **others)
+    assert layer_wise(copied(others), arch=arch, scope='mmdet') == others
 
 
 def layer_wise(before, **options):
@@ -103,9 +104,9 @@ def layer_wise(before, **options):
 
 
 def test_no_layer_wise_decay_from_a_random_start_or_of_a_backbone_that_is_slowed_already():
-    assert layer_wise(None, has_weights=False) is None
+    assert layer_wise(None, scope='mmseg', has_weights=False) is None
     slowed = dict(custom_keys={'backbone': dict(lr_mult=0.1)})
-    assert layer_wise(copied(slowed)) == slowed
+    assert layer_wise(copied(slowed), scope='mmseg') == slowed
 
 
 def test_a_random_start_is_not_slowed():
@@ -117,7 +118,7 @@ def test_a_random_start_is_not_slowed():
 
 def test_options_of_the_old_constructor_go():
     old = dict(decay_rate=0.9, decay_type='stage_wise', num_layers=6, bias_lr_mult=2)
-    assert layer_wise(old) == dict(decay_rate=0.7, bias_lr_mult=2)
+    assert layer_wise(old, scope='mmseg') == dict(decay_rate=0.7, bias_lr_mult=2)
 
 
 def test_what_is_not_trained_has_no_schedule():
@@ -200,6 +201,12 @@ def test_images_in_rgb_are_not_turned_and_those_of_other_channels_are_left_as_th
     assert cfg['model']['data_preprocessor'] == SEG
 
 
-@pytest.mark.parametrize(('arch', 'rate'), [('tiny', 0.1), ('sam2_base_plus', 0.2), ('huge', 0.3)])
-def test_drop_path_by_size(arch, rate):
-    assert drop_path_of(arch) == rate
+@pytest.mark.parametrize(
+    ('arch', 'long', 'short'),
+    [('tiny', 0.1, 0.1), ('sam2_base_plus', 0.2, 0.1), ('huge', 0.3, 0.2), ('large', 0.4, 0.2)],
+)
+def test_drop_path_by_size_and_length_of_the_training(arch, long, short):
+    assert drop_path_of(arch, 'mmdet', dict(train_cfg=dict(max_epochs=100))) == long
+    assert drop_path_of(arch, 'mmdet', dict(train_cfg=dict(max_epochs=12))) == short
+    assert drop_path_of(arch, 'mmseg', dict(train_cfg=dict(max_iters=40000))) == long
+    assert drop_path_of(arch, 'mmdet', dict(model=dict())) == long

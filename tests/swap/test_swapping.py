@@ -129,7 +129,7 @@ def test_weights_are_named_and_not_downloaded(detector, tmp_path):
         config = prepare(detector, arch, weights=weights).config
         init_cfg = dict(type='Pretrained', checkpoint=weights)
         assert config['model']['backbone']['init_cfg'] == init_cfg
-        assert 'decay_rate' in config['optim_wrapper']['paramwise_cfg']
+        assert config['optim_wrapper']['constructor'] == 'HieraOptimWrapperConstructor'
 
 
 def test_wrong_names_are_refused_before_anything_is_built(detector, tmp_path, monkeypatch):

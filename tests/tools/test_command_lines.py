@@ -64,7 +64,7 @@ def test_train_test_and_predict(run, run_here, workplace, monkeypatch, processes
                     '--score-thr', 0.5)  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert '2 drawings in drawn' in done.stdout
-    assert re.search(r'Could not be read: .*broken\.jpg', done.stderr)
+    assert re.search(r'Could not be drawn: .*broken\.jpg: this is no image', done.stderr)
     assert len(list((workplace / 'drawn').iterdir())) == 2
 
 
