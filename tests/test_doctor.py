@@ -118,6 +118,11 @@ BROKEN = {
         'ftfy',
         "pip install 'hiera_mm[openmmlab]'",
     ),
+    'half a package': (
+        originals(errors={'mmdet': 'SyntaxError: invalid syntax (boxes.py, line 3)'}),
+        'boxes.py, line 3',
+        'pip install --force-reinstall --no-deps mmdet==3.3.0',
+    ),
     'CPU torch beside a GPU': (
         ill(torch_cuda=None, devices=()),
         'NVIDIA H100, but torch 2.14.1 is a build for CPU only',
