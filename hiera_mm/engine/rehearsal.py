@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 import time
 import traceback
@@ -73,7 +74,7 @@ class Rehearsal(Hook):
             except Exception as error:  # whatever a toolbox may raise
                 raise ConfigError(
                     f'The first validation would fail in its {part}, as a trial with one batch '
-                    f'shows: {type(error).__name__}: {error} ({_line_of(error)}). '
+                    f'shows: {_describe(error)}. '
                     f'{_ADVICE[part]} To train all the same: {SKIP_CHECKS}.'
                 ) from error
         seconds = time.perf_counter() - start
@@ -82,13 +83,23 @@ class Rehearsal(Hook):
 
 def _first_batch(loader: DataLoader) -> Any:
     """Load the batch with which the first process will begin; None if there is no data."""
-    if loader.batch_sampler is None:
-        samples = [sample for sample, _ in zip(loader.dataset, range(1), strict=False)]
-    else:
-        indices = [list(next(iter(loader.batch_sampler), []))]
-        broadcast_object_list(indices)
-        samples = [loader.dataset[index] for index in indices[0]]
-    return loader.collate_fn(samples) if samples else None
+    batches = None
+    if loader.batch_sampler is not None:
+        batches = [list(next(iter(loader.batch_sampler), []))]
+        broadcast_object_list(batches)
+        if not batches[0]:
+            return None
+    # Where the validation loads in other processes, so does this: files that are opened here, of
+    # LMDB or HDF5, could not be read in those.
+    trial = DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        num_workers=min(1, loader.num_workers),
+        multiprocessing_context=loader.multiprocessing_context,
+        worker_init_fn=loader.worker_init_fn,
+    )
+    return next(iter(trial), None)
 
 
 @contextmanager
@@ -118,7 +129,11 @@ def _restored(runner: Any, loop: Any) -> Iterator[None]:
                 module.training = training
 
 
-def _line_of(error: Exception) -> str:
-    """Return where an exception was raised."""
+def _describe(error: Exception) -> str:
+    """Return what was raised, and where."""
+    there = str(error).splitlines()
+    if there and 'in DataLoader worker process' in there[0]:  # what follows is its traceback
+        file, line = re.findall(r'File "(.+)", line (\d+)', str(error))[-1]
+        return f'{there[-1].strip()} ({file}, line {line})'
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f'{place.filename}, line {place.lineno}'
+    return f'{type(error).__name__}: {error} ({place.filename}, line {place.lineno})'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 
 import numpy as np
@@ -14,9 +15,10 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.models.decode_heads import FCNHead
 from mmseg.models.utils import resize
+from torch.utils.data import DataLoader
 
 from hiera_mm.engine import ConfigError
-from hiera_mm.engine.rehearsal import Rehearsal
+from hiera_mm.engine.rehearsal import Rehearsal, _first_batch
 
 
 @TRANSFORMS.register_module()
@@ -79,12 +81,35 @@ def test_it_can_be_left_out(segmenter, tmp_path):
     ],
 )
 def test_the_part_that_fails_is_named(task, part, step, request, tmp_path):
-    """In the one no image is loaded, in the other no label map."""
+    """In the one no image is loaded, by another process; in the other no label map."""
     pack = dict(type='PackDetInputs' if task == 'detector' else 'PackSegInputs')
-    with pytest.raises(ConfigError, match=f'would fail in its {part}.*--skip-checks'):
+    with pytest.raises(ConfigError, match=rf'would fail in its {part}.*, line \d+\).*--skip-ch'):
         request.getfixturevalue(task).train(
-            tmp_path, val_dataloader__dataset__pipeline=[step, pack]
+            tmp_path,
+            val_dataloader__dataset__pipeline=[step, pack],
+            val_dataloader__num_workers=int(task == 'detector'),
         )
+
+
+class OpensOnce(torch.utils.data.Dataset):
+    """Keeps the file open that it reads, as those of LMDB and HDF5 do."""
+
+    def __init__(self):
+        self.opened = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.opened = self.opened or os.getpid()
+        return self.opened
+
+
+def test_no_file_is_opened_for_the_processes_that_load_later():
+    loader = DataLoader(OpensOnce(), num_workers=2, batch_size=2)
+    assert os.getpid() not in _first_batch(loader)
+    assert os.getpid() not in next(iter(loader))
+    assert loader.dataset.opened is None
 
 
 class Collector(IoUMetric):
