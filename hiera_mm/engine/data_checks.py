@@ -188,9 +188,10 @@ def _missing(path: Path, key: str, kind: str, dataset: BaseDataset, cfg: Config)
     variable = cfg.get('data_root')
     if variable and root and str(variable).rstrip('/') != root.rstrip('/'):
         text += (
-            f'\nThe config sets data_root = {variable!r}, but this data set was made before that, '
-            'from another value: change the line in a copy of the config instead of building upon '
-            'it, or set the data_root of each data set.'
+            f'\ndata_root is {variable!r} in the config, but this data set has a value of its own, from '
+            'a base config or --cfg-options. A data set of a base config does not follow a later '
+            'data_root: change the line in a copy of that config, or set the data_root of each '
+            'data set.'
         )
     return text
 

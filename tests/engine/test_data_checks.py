@@ -111,7 +111,7 @@ class TestPaths:
     def test_root_changed_too_late(self, tmp_path):
         cfg = coco_config('data/old')
         cfg.data_root = str(tmp_path)
-        with pytest.raises(DataError, match=r'made before that.*change the line in a copy'):
+        with pytest.raises(DataError, match=r'does not follow.*change the line in a copy'):
             check(cfg)
 
     def test_missing_annotation_file_or_image_folder(self, coco_file):
