@@ -89,7 +89,7 @@ SEGMENTER = Task(
     scores=(Score('mIoU', 'mIoU', full=100.0, bar=0.75),),
     out='predictions',
 )
-TASKS = (DETECTOR, SEGMENTER)
+TASKS = (SEGMENTER, DETECTOR)
 
 
 @contextmanager

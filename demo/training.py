@@ -112,13 +112,19 @@ class Training:
         options: `--cfg-options` for the tools, as on the command line.
         work_dir: The demo's work folder; the task gets a folder in it.
         console: Where progress is shown.
+        start: A checkpoint whose backbone the training starts from; at random without one.
 
     Raises:
         DemoError: If the task's folder holds something else than the demo's own files.
     """
 
     def __init__(
-        self, task: Task, options: Sequence[str], work_dir: Path, console: Console
+        self,
+        task: Task,
+        options: Sequence[str],
+        work_dir: Path,
+        console: Console,
+        start: Path | None = None,
     ) -> None:
         self.task = task
         self.config = load_config(ROOT / task.config, cfg_options=options)
@@ -126,6 +132,9 @@ class Training:
         self.predictions = self.work_dir / task.out
         self.max_iters = self.config.train_cfg.max_iters
         self.checkpoint = self.work_dir / f'iter_{self.max_iters}.pth'
+        if start is not None:
+            init_cfg = 'model.backbone.init_cfg'
+            options = [f'{init_cfg}.type=Pretrained', f'{init_cfg}.checkpoint={start}', *options]
         self._options = ['--cfg-options', *options] if options else []
         self._console = console
         self._logs = work_dir / 'logs'

@@ -266,8 +266,8 @@ def _cure(facts: Facts, name: str, error: str) -> str:
     if 'MMCV==' in error:  # the versions that a toolbox asserts, in another distribution's name
         return f'pip uninstall -y {mmcv} && {_install(facts)}'
     package = name.partition('.')[0]
-    if package in DISTRIBUTIONS and not error.startswith('ModuleNotFoundError'):
-        # What is there, and broken, pip takes for installed.
+    if package in DISTRIBUTIONS and package != 'torch' and f"'{package}." in error:
+        # Half of it is missing, and pip takes it for installed.
         damaged = facts.installed(package)[0]
         version = facts.versions[damaged]
         return f'pip install --force-reinstall --no-deps {damaged}=={version}'

@@ -66,8 +66,14 @@ def run_tool(main: Callable[[], object]) -> NoReturn:
         code = result if isinstance(result, int) else None
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
-        code = 128 + signal.SIGPIPE
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            # Python flushes once more at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 128 + signal.SIGPIPE
+        else:
+            raise  # another pipe's
     except UserError as error:
         if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'\n{type(error).__name__}: {error}', file=sys.stderr)

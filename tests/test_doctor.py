@@ -119,8 +119,8 @@ BROKEN = {
         "pip install 'hiera_mm[openmmlab]'",
     ),
     'half a package': (
-        originals(errors={'mmdet': 'SyntaxError: invalid syntax (boxes.py, line 3)'}),
-        'boxes.py, line 3',
+        originals(errors={'mmdet': "ModuleNotFoundError: No module named 'mmdet.structures'"}),
+        'mmdet.structures',
         'pip install --force-reinstall --no-deps mmdet==3.3.0',
     ),
     'CPU torch beside a GPU': (

@@ -34,6 +34,14 @@ def test_a_reader_who_goes_away_ends_the_tool_quietly():
     assert tool.returncode == 128 + signal.SIGPIPE
 
 
+def test_other_broken_pipes_are_faults():
+    def lose_connection() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_tool(lose_connection)
+
+
 def fail() -> None:
     raise CheckpointError('the reason')
 

@@ -1,4 +1,4 @@
-# A slim UPerNet that learns from nothing in minutes on two cores.
+# A slim UPerNet that learns in minutes on two cores.
 #
 # To train on your own label maps, change `data_root` and `classes` (and the four folders below
 # them, if yours have other names). docs/own_data.md walks through it.
@@ -12,24 +12,24 @@ train_annotations = 'annotations/training/'
 val_images = 'images/validation/'
 val_annotations = 'annotations/validation/'
 
-# Model: the backbone at half of Hiera-T's width, heads to match.
+# Model: the backbone at a third of Hiera-T's width, heads to match.
 num_classes = len(classes)
 crop_size = (128, 128)
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dim=48, num_heads=1, depths=(1, 1, 2, 1)),
+        arch=dict(_delete_=True, embed_dim=32, num_heads=1, depths=(1, 1, 2, 1)),
         drop_path_rate=0.0,
     ),
     decode_head=dict(
-        in_channels=[48, 96, 192, 384],
+        in_channels=[32, 64, 128, 256],
         pool_scales=(2, 4),
         channels=64,
         num_classes=num_classes,
         norm_cfg=norm_cfg,
     ),
-    auxiliary_head=dict(in_channels=192, channels=64, num_classes=num_classes, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=128, channels=64, num_classes=num_classes, norm_cfg=norm_cfg),
 )
 
 # Data
@@ -82,14 +82,16 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# Schedule: the rate rises for 30 iterations, then falls along a cosine.
-max_iters = 900
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=450)
+# Schedule: the rate rises for 30 iterations, then falls along a cosine. The heads learn fast;
+# the backbone does not bear such a rate.
+max_iters = 450
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=6e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [

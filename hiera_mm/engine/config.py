@@ -430,14 +430,18 @@ def _check_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
         )
 
 
-def _nearest(path: Path) -> str:
-    """Return a sentence that names the configs whose names are closest to `path`, or ''."""
-    candidates = {str(file) for file in path.parent.glob('*.py')}
+def configs_near(path: Path) -> list[str]:
+    """Return the configs of a file's folder and our own, from the current folder where below it."""
+    found = {str(file) for file in path.parent.glob('*.py')}
     for folder in dict.fromkeys(folder.resolve() for folder in _CONFIG_FOLDERS):
         for file in folder.rglob('*.py'):
-            if '_base_' in file.parts:
-                continue
-            near = Path.cwd() in file.parents
-            candidates.add(str(file.relative_to(Path.cwd()) if near else file))
-    by_name = {Path(file).name: file for file in sorted(candidates)}
+            if '_base_' not in file.parts:
+                below = Path.cwd() in file.parents
+                found.add(str(file.relative_to(Path.cwd()) if below else file))
+    return sorted(found)
+
+
+def _nearest(path: Path) -> str:
+    """Return a sentence that names the configs whose names are closest to `path`, or ''."""
+    by_name = {Path(file).name: file for file in configs_near(path)}
     return nearest(path.with_suffix('.py').name, by_name) or f' Looked for {path.absolute()}.'

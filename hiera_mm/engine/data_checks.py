@@ -188,10 +188,9 @@ def _missing(path: Path, key: str, kind: str, dataset: BaseDataset, cfg: Config)
     variable = cfg.get('data_root')
     if variable and root and str(variable).rstrip('/') != root.rstrip('/'):
         text += (
-            f'\ndata_root is {variable!r} in the config, but this data set has a value of its own, from '
-            'a base config or --cfg-options. A data set of a base config does not follow a later '
-            'data_root: change the line in a copy of that config, or set the data_root of each '
-            'data set.'
+            f'\ndata_root is {variable!r} in the config, but this data set has another. A data set '
+            'of a base config does not follow a later data_root: change the line in a copy of that '
+            'config, or set the data_root of each data set.'
         )
     return text
 

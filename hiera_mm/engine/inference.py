@@ -117,11 +117,13 @@ def find_images(source: str | Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f'No image or folder {source} (looked for {source.absolute()}).')
-    files = sorted(file for file in source.iterdir() if file.is_file())
+    files = sorted(source.iterdir())
     images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
     if not images:
         raise DataError(f'The folder {source.absolute()} has no images ({endings}) directly in it.')
-    others = [file.name for file in files if file not in images and _is_image(file)]
+    others = [
+        file.name for file in files if file.suffix.lower() not in IMAGE_ENDINGS and _is_image(file)
+    ]
     if others:
         warn(f'Left out, as only {endings} are read: {listing(others)}')
     return images

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import ConfigError
 from .loops import kept_random_state
@@ -83,23 +83,22 @@ class Rehearsal(Hook):
 
 def _first_batch(loader: DataLoader) -> Any:
     """Load the batch with which the first process will begin; None if there is no data."""
-    batches = None
-    if loader.batch_sampler is not None:
-        batches = [list(next(iter(loader.batch_sampler), []))]
-        broadcast_object_list(batches)
-        if not batches[0]:
-            return None
     # Where the validation loads in other processes, so does this: files that are opened here, of
     # LMDB or HDF5, could not be read in those.
-    trial = DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
+    options = dict(
         collate_fn=loader.collate_fn,
         num_workers=min(1, loader.num_workers),
         multiprocessing_context=loader.multiprocessing_context,
         worker_init_fn=loader.worker_init_fn,
     )
-    return next(iter(trial), None)
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+        options['batch_size'] = loader.batch_size
+    else:
+        options['batch_sampler'] = [list(next(iter(loader.batch_sampler), []))]
+        broadcast_object_list(options['batch_sampler'])
+        if not options['batch_sampler'][0]:
+            return None
+    return next(iter(DataLoader(loader.dataset, **options)), None)
 
 
 @contextmanager
@@ -134,6 +133,7 @@ def _describe(error: Exception) -> str:
     there = str(error).splitlines()
     if there and 'in DataLoader worker process' in there[0]:  # what follows is its traceback
         file, line = re.findall(r'File "(.+)", line (\d+)', str(error))[-1]
-        return f'{there[-1].strip()} ({file}, line {line})'
+        code = max(number for number, text in enumerate(there) if text.startswith('  '))
+        return f'{" ".join(there[code + 1 :])} ({file}, line {line})'
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f'{type(error).__name__}: {error} ({place.filename}, line {place.lineno})'

@@ -37,8 +37,12 @@ _OTHER_CONSTRUCTORS_OPTIONS = (
 
 
 def drop_path_of(arch: str, scope: str, cfg: Mapping[str, Any]) -> float:
-    """Return the drop path rate that suits an architecture and the length of a config's training."""
+    """Return the drop path rate that suits an architecture and the length of a training.
+
+    One that is counted in iterations is taken for a long one.
+    """
     epochs = (cfg.get('train_cfg') or {}).get('max_epochs', _SHORT)
+    epochs *= ((cfg.get('train_dataloader') or {}).get('dataset') or {}).get('times', 1)
     rates = _SHORT_DROP_PATH if scope == 'mmdet' and epochs < _SHORT else _DROP_PATH
     return rates.get(_size(arch), 0.1)
 

@@ -10,8 +10,16 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.config import TOOLBOXES, check_scope, load_config, resolve_arch, type_name, walk
-from ..errors import ConfigError, UserError, nearest
+from ..engine.config import (
+    TOOLBOXES,
+    check_scope,
+    configs_near,
+    load_config,
+    resolve_arch,
+    type_name,
+    walk,
+)
+from ..errors import ConfigError, UserError, listing, nearest
 from ..network.trunk import UNIT_PIXELS
 
 RGB = 3
@@ -62,7 +70,7 @@ def resolve(config: str | Path) -> Path:
             folders before it where several have that name.
 
     Raises:
-        ConfigError: If there is none; the nearest names are offered.
+        ConfigError: If there is none, and then the nearest names are offered, or several.
     """
     path = Path(config)
     if path.is_file():
@@ -72,8 +80,10 @@ def resolve(config: str | Path) -> Path:
     named = [file for full, file in known.items() if f'/{full}'.endswith(f'/{name}')]
     if len(named) == 1:
         return named[0]
+    if named:
+        raise ConfigError(f'Several configs are called {config}: {listing(named)}.')
     stems = {full.rpartition('/')[2]: full for full in known}
-    stems |= {file.stem: str(file) for file in path.parent.glob('*.py')}
+    stems |= {Path(file).stem: file for file in configs_near(path)}
     raise ConfigError(
         f'There is no config {config}: neither a file ({path.absolute()}) nor one that '
         f'{" or ".join(TOOLBOXES)} ships.{nearest(name.rpartition("/")[2], stems)}'

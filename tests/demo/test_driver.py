@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import runpy
 import signal
 import subprocess
@@ -45,6 +46,10 @@ def test_everything_is_made_once(demo, tools, tmp_path):
     assert 'Below the bar: mIoU.' in said
     assert said.count('the whole demo takes about 1 min') == 1
     assert [command[0] for command in tools.commands] == ['train.py', 'test.py'] * 2
+    learnt = tmp_path / 'demo' / 'segmenter' / 'iter_4.pth'
+    assert learnt.is_file()
+    start = f'model.backbone.init_cfg.checkpoint={learnt}'
+    assert [start in command for command in tools.commands] == [False, False, True, True]
     assert {file.name for file in (tmp_path / 'demo').glob('*.png')} == PICTURES
     for step in range(1, 7):
         assert f'({step}/6)' in said
@@ -63,6 +68,15 @@ def test_everything_is_made_once(demo, tools, tmp_path):
 
     demo('model.backbone.drop_path_rate=0.1')
     assert [command[0] for command in tools.commands[8:]] == ['train.py', 'test.py'] * 2
+
+
+def test_a_new_segmenter_makes_the_detector_anew(demo, tools, tmp_path):
+    demo()
+    record = tmp_path / 'demo' / 'segmenter.json'
+    kept = json.loads(record.read_text())
+    record.write_text(json.dumps({**kept, 'config': 'another'}))
+    demo()
+    assert [command[0] for command in tools.commands[4:]] == ['train.py', 'test.py'] * 2
 
 
 def test_interrupted_demo_goes_on(demo, tools):

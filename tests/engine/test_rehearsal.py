@@ -24,7 +24,7 @@ from hiera_mm.engine.rehearsal import Rehearsal, _first_batch
 @TRANSFORMS.register_module()
 class LoadNothing(BaseTransform):
     def transform(self, results):
-        raise KeyError('img')
+        raise ValueError('no image:\nthe second line')
 
 
 @MODELS.register_module()
@@ -83,12 +83,16 @@ def test_it_can_be_left_out(segmenter, tmp_path):
 def test_the_part_that_fails_is_named(task, part, step, request, tmp_path):
     """In the one no image is loaded, by another process; in the other no label map."""
     pack = dict(type='PackDetInputs' if task == 'detector' else 'PackSegInputs')
-    with pytest.raises(ConfigError, match=rf'would fail in its {part}.*, line \d+\).*--skip-ch'):
+    with pytest.raises(
+        ConfigError, match=rf'would fail in its {part}.*, line \d+\).*--skip-ch'
+    ) as caught:
         request.getfixturevalue(task).train(
             tmp_path,
             val_dataloader__dataset__pipeline=[step, pack],
             val_dataloader__num_workers=int(task == 'detector'),
         )
+    if task == 'detector':
+        assert 'ValueError: no image: the second line (' in str(caught.value)
 
 
 class OpensOnce(torch.utils.data.Dataset):
@@ -110,6 +114,11 @@ def test_no_file_is_opened_for_the_processes_that_load_later():
     assert os.getpid() not in _first_batch(loader)
     assert os.getpid() not in next(iter(loader))
     assert loader.dataset.opened is None
+
+
+def test_samples_may_come_without_batches():
+    loader = DataLoader(range(3), batch_size=None, collate_fn=lambda sample: ('bare', sample))
+    assert _first_batch(loader) == ('bare', 0)
 
 
 class Collector(IoUMetric):

@@ -208,5 +208,8 @@ def test_images_in_rgb_are_not_turned_and_those_of_other_channels_are_left_as_th
 def test_drop_path_by_size_and_length_of_the_training(arch, long, short):
     assert drop_path_of(arch, 'mmdet', dict(train_cfg=dict(max_epochs=100))) == long
     assert drop_path_of(arch, 'mmdet', dict(train_cfg=dict(max_epochs=12))) == short
+    repeated = dict(dataset=dict(type='RepeatDataset', times=4))
+    cfg = dict(train_cfg=dict(max_epochs=25), train_dataloader=repeated)
+    assert drop_path_of(arch, 'mmdet', cfg) == long
     assert drop_path_of(arch, 'mmseg', dict(train_cfg=dict(max_iters=40000))) == long
     assert drop_path_of(arch, 'mmdet', dict(model=dict())) == long
