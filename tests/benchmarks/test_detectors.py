@@ -243,7 +243,7 @@ def test_objects_are_seen_by_heads_of_one_stage(photo):
 
 def test_the_pipeline_is_the_configs_own(photo):
     data = pipeline_of(read(DETECTOR))(photo)
-    assert tuple(data['inputs'][0].shape) == (3, 144, 192)  # within 192x160, as the config says
+    assert tuple(data['inputs'][0].shape) == (3, 132, 176)  # within 176x144, as the config says
     sample = data['data_samples'][0]
     assert sample.ori_shape == (90, 120)
     assert len(sample.gt_instances) == 0  # there is no truth
