@@ -129,5 +129,5 @@ def test_real_tools_from_start_to_pictures(tmp_path):
     command = [sys.executable, ROOT / 'demo' / 'run.py', '--cfg-options', *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert 'Below the bar: box AP, mask AP, mIoU.' in done.stdout
+    assert 'Below the bar: mIoU, box AP, mask AP.' in done.stdout
     assert {file.name for file in (tmp_path / 'work_dirs' / 'demo').glob('*.png')} == PICTURES
