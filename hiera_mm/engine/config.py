@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
+from mmengine.runner import FlexibleRunner, Runner
 
-from ..errors import CheckpointError, ConfigError, listing, nearest
+from ..errors import CheckpointError, ConfigError, did_you_mean, listing, nearest
 from ..network import VARIANTS, Variant
 from ..network.position import kind_of
 from ..weights import variant_of
@@ -37,6 +39,12 @@ TOOLBOXES = ('mmdet', 'mmseg')
 _FSDP = 'HieraFSDPStrategy'
 _PACKAGE = Path(__file__).parents[1]
 _CONFIG_FOLDERS = (Path('configs'), _PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
+# The settings of a config that are read, by mmengine's runners or by inference.
+_READ = {
+    *signature(FlexibleRunner).parameters, *signature(Runner).parameters, 'custom_imports',
+    'detect_anomalous_params', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
+    'sync_bn', 'test_pipeline', 'tta_model', 'tta_pipeline',
+}  # fmt: skip
 
 
 def load_config(
@@ -79,6 +87,7 @@ def load_config(
     except Exception as error:  # a config is a program: it may raise anything
         raise ConfigError(f'Config {path} cannot be read: {error}') from error
     _check_overrides(cfg, overrides)
+    _warn_of_variables(overrides)
     missing = [key for key in needs if cfg.get(key) is None]
     if missing:
         raise ConfigError(
@@ -427,6 +436,18 @@ def _check_overrides(cfg: Config, overrides: Mapping[str, Any]) -> None:
         raise ConfigError(
             '--cfg-options classes=... changes a variable that the data sets and heads were '
             'already made from. Change classes in a copy of the config.'
+        )
+
+
+def _warn_of_variables(overrides: Mapping[str, Any]) -> None:
+    """Warn of overrides that only other lines of a config could use, which were run before."""
+    names = dict.fromkeys(key.partition('.')[0] for key in overrides)
+    unread = [name for name in names if name not in _READ]
+    if unread:
+        warn(
+            f'--cfg-options {unread[0]}: mmengine reads no such setting'
+            f'{did_you_mean(unread[0], _READ)}. If it is a variable of the config, what was made '
+            'from it keeps the old value: override that instead, or change a copy of the config.'
         )
 
 

@@ -125,7 +125,10 @@ def find_images(source: str | Path) -> list[Path]:
         file.name for file in files if file.suffix.lower() not in IMAGE_ENDINGS and _is_image(file)
     ]
     if others:
-        warn(f'Left out, as only {endings} are read: {listing(others)}')
+        warn(
+            f'Left out, as of a folder only {endings} are taken: {listing(others)}. '
+            'To try one, name the file.'
+        )
     return images
 
 

@@ -77,11 +77,11 @@ def resolve(config: str | Path) -> Path:
         return path.absolute()
     name = path.as_posix().removesuffix('.py')
     known = shipped()
-    named = [file for full, file in known.items() if f'/{full}'.endswith(f'/{name}')]
+    named = [full for full in known if f'/{full}'.endswith(f'/{name}')]
     if len(named) == 1:
-        return named[0]
+        return known[named[0]]
     if named:
-        raise ConfigError(f'Several configs are called {config}: {listing(named)}.')
+        raise ConfigError(f'Several configs are called {config}; name one of {listing(named)}.')
     stems = {full.rpartition('/')[2]: full for full in known}
     stems |= {Path(file).stem: file for file in configs_near(path)}
     raise ConfigError(

@@ -264,3 +264,13 @@ def test_tta_has_a_default_for_detection_and_needs_settings_for_segmentation():
     options.use_tta(cfg)
     assert (cfg.model.type, cfg.model.module.type) == ('SegTTAModel', 'M')
     assert cfg.test_dataloader.dataset.dataset.pipeline[0].type == 'TestTimeAug'
+
+
+def test_overrides_that_nothing_reads_get_a_warning(write, logged):
+    config = write('max_iters = 720\ntrain_cfg = dict(max_iters=max_iters)\nmodel = dict()')
+    load_config(config, cfg_options=['max_iters=2'])
+    load_config(config, cfg_options=['trian_cfg.max_iters=2'])
+    load_config(config, cfg_options=['train_cfg.max_iters=2', 'find_unused_parameters=True'])
+    late, mistyped = logged
+    assert '--cfg-options max_iters: mmengine reads no such setting' in late
+    assert "trian_cfg: mmengine reads no such setting; did you mean 'train_cfg'?" in mistyped

@@ -31,7 +31,7 @@ def test_folder(name, request, shapes, tmp_path, logged):
         score_thr=0.0,
         cfg_options=options,
     )
-    assert any('are read: moving.gif' in line for line in logged)
+    assert any('are taken: moving.gif' in line for line in logged)
     assert [path.name for path in found.failed] == ['broken.jpg', 'empty.png']
     assert len(found.drawings) == 2
     for drawing in found.drawings:
