@@ -132,7 +132,7 @@ class Training:
         self.predictions = self.work_dir / task.out
         self.max_iters = self.config.train_cfg.max_iters
         self.checkpoint = self.work_dir / f'iter_{self.max_iters}.pth'
-        if start is not None:
+        if start is not None:  # not in the fingerprint: a folder may move
             init_cfg = 'model.backbone.init_cfg'
             options = [f'{init_cfg}.type=Pretrained', f'{init_cfg}.checkpoint={start}', *options]
         self._options = ['--cfg-options', *options] if options else []

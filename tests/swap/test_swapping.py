@@ -130,6 +130,7 @@ def test_weights_are_named_and_not_downloaded(detector, tmp_path):
         init_cfg = dict(type='Pretrained', checkpoint=weights)
         assert config['model']['backbone']['init_cfg'] == init_cfg
         assert config['optim_wrapper']['constructor'] == 'HieraOptimWrapperConstructor'
+        assert 'decay_rate' not in (config['optim_wrapper'].get('paramwise_cfg') or {})
 
 
 def test_wrong_names_are_refused_before_anything_is_built(detector, tmp_path, monkeypatch):
