@@ -1,8 +1,8 @@
 """The Hiera backbone for MMDetection, MMSegmentation and every other mmengine toolbox.
 
 ``custom_imports = dict(imports=['hiera_mm'])`` in a config is all it takes: importing this package
-registers ``Hiera``, the constructor of its optimiser and its FSDP strategy, and supplies mmcv's
-operators where mmcv has no compiled ones.
+registers ``Hiera``, its pretraining, the constructor of its optimiser and its FSDP strategy, and
+supplies mmcv's operators where mmcv has no compiled ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ try:
 
     ops.install()
 
-    from hiera_mm import quiet
+    from hiera_mm import pretrain, quiet  # noqa: F401
     from hiera_mm.backbone import Hiera  # noqa: F401
     from hiera_mm.engine import fsdp, optimizer  # noqa: F401
 

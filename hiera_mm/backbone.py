@@ -17,7 +17,7 @@ from .network import HieraTrunk, Variant
 from .network.block import NORM_EPS
 from .network.resize import linear_matrix, mean_matrix, resize
 from .network.trunk import memory_format_of, require_sequence
-from .network.variants import NUM_STAGES
+from .network.variants import NUM_STAGES, resolve_variant
 
 
 @MODELS.register_module()
@@ -99,14 +99,7 @@ class Hiera(HieraTrunk, BaseModule):
                     f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {NUM_STAGES} (the stem '
                     f'and that many stages), got {frozen_stages!r}'
                 )
-            pretrained = _pretrained(init_cfg)
-            if isinstance(arch, str) and arch == 'auto':
-                if pretrained is None:
-                    raise ValueError(
-                        "arch='auto' takes the architecture from weights: name them with "
-                        "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
-                    )
-                arch = weights.variant_of(pretrained['source'], pretrained.get('prefix'))
+            arch = variant_of(arch, init_cfg)
             _check_outputs(out_indices, out_strides, out_channels)
             super().__init__(
                 arch,
@@ -163,7 +156,7 @@ class Hiera(HieraTrunk, BaseModule):
         Raises:
             CheckpointError: As :func:`hiera_mm.weights.load`.
         """
-        pretrained = _pretrained(self.init_cfg)
+        pretrained = pretrained_by(self.init_cfg)
         if pretrained is None or self.is_init:
             super().init_weights()
             return
@@ -176,7 +169,7 @@ class Hiera(HieraTrunk, BaseModule):
         Raises:
             CheckpointError: As :func:`hiera_mm.weights.load`.
         """
-        pretrained = _pretrained(self.init_cfg)
+        pretrained = pretrained_by(self.init_cfg)
         if pretrained is not None:
             weights.plan(self, **pretrained)
 
@@ -270,6 +263,29 @@ class Outputs(nn.Module):
         return tuple(resized)
 
 
+def variant_of(arch: str | Mapping[str, object] | Variant, init_cfg: object = None) -> Variant:
+    """Return the variant that ``arch`` names, or for ``'auto'`` that of the weights.
+
+    Args:
+        arch: As for :class:`Hiera`.
+        init_cfg: As for :class:`Hiera`.
+
+    Raises:
+        TypeError: As for :func:`~hiera_mm.network.variants.resolve_variant`.
+        ValueError: As there; also if ``init_cfg`` is impossible, or lacks weights for ``'auto'``.
+        CheckpointError: If ``arch='auto'`` and the weights cannot be read.
+    """
+    pretrained = pretrained_by(init_cfg)
+    if not isinstance(arch, str) or arch != 'auto':
+        return resolve_variant(arch)
+    if pretrained is None:
+        raise ValueError(
+            "arch='auto' takes the architecture from weights: name them with "
+            "init_cfg=dict(type='Pretrained', checkpoint=...), or say arch='base'"
+        )
+    return weights.variant_of(pretrained['source'], pretrained.get('prefix'))
+
+
 def _refuse_unknown(names: Mapping[str, object]) -> None:
     known = [name for name in inspect.signature(Hiera).parameters if name != 'unknown']
     for name in names:
@@ -299,7 +315,7 @@ def _check_outputs(
             )
 
 
-def _pretrained(init_cfg: object) -> dict[str, object] | None:
+def pretrained_by(init_cfg: object) -> dict[str, object] | None:
     """Return the arguments of :func:`hiera_mm.weights.load` that ``init_cfg`` gives, if any."""
     several = isinstance(init_cfg, Sequence) and len(init_cfg) > 1
     for cfg in init_cfg if isinstance(init_cfg, Sequence) else [init_cfg]:

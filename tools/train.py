@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of mmdet, mmseg or another OpenMMLab toolbox')
+def make_parser(description: str | None, config: str) -> argparse.ArgumentParser:
+    """Return what reads the command line of a training; `config` says what config it takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help=config)
     parser.add_argument(
         '--work-dir', help='folder for logs and checkpoints (./work_dirs/<config name>)'
     )
@@ -66,13 +67,20 @@ def parse_args() -> argparse.Namespace:
     )
     # Older launchers pass it; torchrun sets LOCAL_RANK instead.
     parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Return the arguments that the library takes."""
+    args = vars(parser.parse_args())
+    os.environ.setdefault('LOCAL_RANK', args.pop('local_rank'))
+    return args
 
 
 def main() -> None:
     """Parse the command line and train."""
-    args = vars(parse_args())
-    os.environ.setdefault('LOCAL_RANK', args.pop('local_rank'))
+    config = 'config file of mmdet, mmseg or another OpenMMLab toolbox'
+    args = parse(make_parser(__doc__, config))
 
     import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
     from hiera_mm.engine import run_tool, train

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..backbone import Hiera
 from ..errors import CheckpointError, ConfigError, UserError
+from ..network.block import Block
 from . import config as options
 from .checkpoints import make_loading_safe, make_saving_safe, use_resume
 from .data_checks import check_data, check_heads
@@ -247,7 +248,7 @@ def _check(cfg: Config, model: nn.Module, splits: tuple[str, ...]) -> None:
 
 
 def compile_hiera(model: nn.Module) -> None:
-    """Compile the blocks of each Hiera in a model, in place; names of parameters stay.
+    """Compile the blocks of each Hiera in a model, and of a decoder made of the same, in place.
 
     Block by block, because blocks of one kind then share what is compiled, so that the wait does
     not grow with depth; and with the number of windows left open, because images of detectors
@@ -267,9 +268,9 @@ def compile_hiera(model: nn.Module) -> None:
             'backbone, set compile=True in the config, which compiles the whole training step.'
         )
     allow_compiled_versions(_COMPILED_VERSIONS)
-    blocks = [block for backbone in backbones for block in backbone.blocks]
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
     print_log(
-        f'--compile: the {len(blocks)} blocks of the backbone are compiled when first used: the '
+        f'--compile: the {len(blocks)} blocks of Hiera are compiled when first used: the '
         'first iterations take minutes.',
         logger='current',
     )

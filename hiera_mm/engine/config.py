@@ -18,7 +18,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    STRATEGIES,
+    TRANSFORMS,
+)
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..errors import CheckpointError, ConfigError, did_you_mean, listing, nearest
@@ -37,6 +44,7 @@ TOOLBOXES = ('mmdet', 'mmseg')
 """Scopes whose models can be tried out and whose predictions can be drawn."""
 
 _FSDP = 'HieraFSDPStrategy'
+_REGISTRIES = (DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES, TRANSFORMS)
 _PACKAGE = Path(__file__).parents[1]
 _CONFIG_FOLDERS = (Path('configs'), _PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs')
 # The settings of a config that are read, by mmengine's runners or by inference.
@@ -397,7 +405,7 @@ def _complete_imports(cfg: Config, path: Path) -> None:
     """Let a config that names something of `hiera_mm` import it, with a warning if it did not."""
     ours = {
         name
-        for registry in (MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES)
+        for registry in _REGISTRIES
         for name, item in registry.module_dict.items()
         if item.__module__.partition('.')[0] == 'hiera_mm'
     }

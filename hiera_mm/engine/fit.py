@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..backbone import Hiera
 from ..errors import CheckpointError, listing
+from ..pretrain import HieraMAE
 from .config import type_name, warn
 
 # A fine-tuned model shares nearly all of its tensors with the one before; another architecture
@@ -175,14 +176,14 @@ def require_start(
 def check_pretrained(model: nn.Module) -> None:
     """Check the weights that ``init_cfg=dict(type='Pretrained', ...)`` names anywhere in a model.
 
-    mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. `Hiera`
-    judges for itself; other modules with their own way of reading weights are left to it.
+    mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. `Hiera` and
+    its autoencoder judge for themselves; other modules that read weights in their own way may.
 
     Raises:
         CheckpointError: If a file cannot be read, or fits next to nothing of its module.
     """
     for name, module in model.named_modules():
-        if isinstance(module, Hiera):
+        if isinstance(module, Hiera | HieraMAE):
             module.check_pretrained()
             continue
         init_cfg = getattr(module, 'init_cfg', None)

@@ -220,6 +220,6 @@ class Block(nn.Module):
             if self.attn.pool:
                 x = max_pool(x)
         elif self.changes_dim:
-            x = torch.cat([max_pool(x), mean_pool(x)], dim=-1)
+            x = torch.cat([max_pool(x), mean_pool(x)] if self.attn.pool else [x, x], dim=-1)
         x = x + self.drop_path(self.ls1(self.attn(normed, grid)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

@@ -101,7 +101,7 @@ class HieraTrunk(nn.Module):
         dims = self.variant.dims
         depths = self.variant.depths[: self.out_indices[-1] + 1]
         self.out_channels = [dims[stage] for stage in self.out_indices]
-        self.strides = [STRIDES[stage] for stage in self.out_indices]
+        self.strides = [self.stride_of(stage) for stage in self.out_indices]
 
         self.position = (
             self.variant.pos_embed if pos_embed is None else make_position_embedding(pos_embed)
@@ -120,19 +120,20 @@ class HieraTrunk(nn.Module):
                 entry = index == 0 and stage > 0
                 home = stage - 1 if entry else stage
                 number = len(self.blocks)
-                units = self.variant.window_sizes[home] // (MASK_UNIT >> home)
+                units = self.variant.window_units(home)
                 window = 0 if number in self.variant.global_blocks else units
+                side = PRETRAIN_GRID[0] * self.variant.unit_side(home) // MASK_UNIT
                 self.blocks.append(
                     Block(
                         dim=dims[home],
                         dim_out=dims[stage],
                         num_heads=self.variant.num_heads * 2**stage,
                         window=window,
-                        pool=entry,
+                        pool=entry and stage <= self.variant.q_pool,
                         drop_path=drop_path_rate * number / max(1, sum(depths) - 1),
                         layer_scale=self.variant.layer_scale,
                         shortcut=self.variant.shortcut,
-                        rel_pos_side=PRETRAIN_GRID[0] >> home if rel_pos and not window else None,
+                        rel_pos_side=side if rel_pos and not window else None,
                     )
                 )
             if stage in self.out_indices:
@@ -165,7 +166,7 @@ class HieraTrunk(nn.Module):
             TypeError: If ``x`` is not a floating tensor.
             ValueError: If ``x`` is not 4-D, has other channels, or is empty.
         """
-        self._check_image(x)
+        self.check_image(x)
         memory_format = memory_format_of(x)
         height, width = x.shape[-2:]
         grid = (-(-height // UNIT_PIXELS), -(-width // UNIT_PIXELS))
@@ -175,15 +176,13 @@ class HieraTrunk(nn.Module):
             x = self.embed(x, grid)
             maps = []
             for index, block in enumerate(self.blocks):
-                if self.with_cp and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, grid, use_reentrant=False)
-                else:
-                    x = block(x, grid)
+                x = self.apply_block(block, x, grid)
                 if index in self.stage_after:
                     maps.append(self.output(index, x, grid))
         features = []
         for stage, feature in zip(self.out_indices, maps, strict=True):
-            rows, columns = (-(-side // STRIDES[stage]) for side in (height, width))
+            stride = self.stride_of(stage)
+            rows, columns = (-(-side // stride) for side in (height, width))
             feature = feature[..., :rows, :columns]
             features.append(feature.contiguous(memory_format=memory_format))
         return tuple(features)
@@ -208,13 +207,24 @@ class HieraTrunk(nn.Module):
         x = x + self.position.resize(parameters, (grid[0] * MASK_UNIT, grid[1] * MASK_UNIT))
         return to_units(x, grid)
 
+    def apply_block(self, block: Block, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Run one block, with activation checkpointing where ``with_cp`` asks for it."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, grid, use_reentrant=False)
+        return block(x, grid)
+
+    def stride_of(self, stage: int) -> int:
+        """Return the pixels for each step of a stage's map."""
+        return UNIT_PIXELS // self.variant.unit_side(stage)
+
     def output(self, index: int, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Return the map of the stage that ends with block ``index``, normed if there are norms."""
         if self.out_norms:
             x = self.out_norms[str(self.stage_after[index])](x)
         return to_image(x, grid)
 
-    def _check_image(self, x: torch.Tensor) -> None:
+    def check_image(self, x: torch.Tensor) -> None:
+        """Raise the errors of :meth:`forward` unless ``x`` is a batch of images."""
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
             raise TypeError(

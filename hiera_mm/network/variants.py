@@ -51,6 +51,8 @@ class Variant:
         shortcut: What the first block of a later stage adds its attention to: ``'proj'`` for a
             projection of its normalised tokens, max-pooled; ``'pool'`` for the tokens themselves,
             max-pooled and mean-pooled side by side.
+        q_pool: How many stages, after the first, begin with query pooling. Masked autoencoders
+            leave out that of the last one (Hiera, section 3).
 
     Raises:
         TypeError: If a field has a wrong type.
@@ -65,6 +67,7 @@ class Variant:
     pos_embed: PositionEmbedding = field(default_factory=WindowAligned)
     layer_scale: bool = False
     shortcut: str = 'proj'
+    q_pool: int = NUM_STAGES - 1
 
     def __post_init__(self) -> None:
         for name in ('depths', 'window_sizes'):
@@ -84,8 +87,10 @@ class Variant:
             raise ValueError(
                 f'embed_dim ({self.embed_dim}) must be a multiple of num_heads ({self.num_heads})'
             )
+        if self.q_pool not in range(NUM_STAGES):
+            raise ValueError(f'q_pool must be 0 to {NUM_STAGES - 1}, got {self.q_pool!r}')
         for stage, size in enumerate(self.window_sizes):
-            unit = MASK_UNIT >> stage
+            unit = self.unit_side(stage)
             if size < 0 or size % unit:
                 raise ValueError(
                     f'the windows of stage {stage} must measure 0 (global attention) or a multiple '
@@ -108,6 +113,14 @@ class Variant:
     def dims(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(self.embed_dim * 2**stage for stage in range(NUM_STAGES))
+
+    def unit_side(self, stage: int) -> int:
+        """Return the side of a mask unit in tokens of a stage."""
+        return MASK_UNIT >> min(stage, self.q_pool)
+
+    def window_units(self, stage: int) -> int:
+        """Return the side of a stage's windows in mask units; 0 for global attention."""
+        return self.window_sizes[stage] // self.unit_side(stage)
 
 
 _BASE = Variant(embed_dim=96, num_heads=1, depths=(2, 3, 16, 3))

@@ -223,7 +223,7 @@ def interpret(content: Mapping[str, Any], path: object, prefix: str | None = Non
         CheckpointError: If there is no Hiera in the file, or more than one, if it has names that
             its family does not know, or if blocks are missing.
     """
-    state = _state_of(content, path)
+    state = state_of(content, path)
     family, prefix = _recognise(state, path, prefix)
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()
               if name.startswith(prefix)}  # fmt: skip
@@ -264,7 +264,7 @@ def interpret(content: Mapping[str, Any], path: object, prefix: str | None = Non
     return Weights(family, tensors, dropped, prefix, depths)
 
 
-def _state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+def state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     """Return the tensors by name, wherever the file keeps them."""
     for key in CONTAINERS:
         inner = content.get(key)

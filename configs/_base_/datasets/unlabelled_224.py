@@ -1,0 +1,14 @@
+# Every image in a folder and below it: `tools/pretrain.py CONFIG --images DIR`.
+data_root = 'data/imagenet/train/'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0)),
+    dict(type='RandomFlip', prob=0.5),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline),
+)

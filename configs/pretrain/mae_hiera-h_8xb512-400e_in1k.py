@@ -1,0 +1,3 @@
+_base_ = './mae_hiera-t_8xb512-400e_in1k.py'
+
+model = dict(backbone=dict(arch='huge', drop_path_rate=0.3))

@@ -1,0 +1,34 @@
+"""Pretraining without labels: the masked autoencoder, its images, its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .images import RandomResizedCrop, UnlabelledImages
+from .mae import HieraMAE, MAEOutput
+
+__all__ = ['HieraMAE', 'MAEOutput', 'RandomResizedCrop', 'UnlabelledImages', 'pretrain']
+
+
+def pretrain(config: str | Path, images: str | Path | None = None, **options: Any) -> Any:
+    """Pretrain the model of a config.
+
+    Args:
+        config: Config file, such as those of ``configs/pretrain``.
+        images: Folder of images, in place of the config's ``train_dataloader.dataset.data_root``.
+        **options: As for :func:`hiera_mm.engine.train`.
+
+    Returns:
+        The runner, after training.
+
+    Raises:
+        UserError: As :func:`hiera_mm.engine.train`.
+    """
+    from ..engine import train
+    from ..engine.config import read_overrides
+
+    overrides = read_overrides(options.pop('cfg_options', None) or {})
+    if images is not None:
+        overrides['train_dataloader.dataset.data_root'] = str(images)
+    return train(config, cfg_options=overrides, **options)

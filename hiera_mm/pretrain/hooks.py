@@ -1,0 +1,149 @@
+"""What a pretraining shows: reconstructions while it runs, and the images it could not read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import Tensor
+
+from ..errors import listing
+from .mae import MAEOutput, patches, spread, unpatch
+
+_GREY = 127
+
+
+@HOOKS.register_module()
+class ReconstructionHook(Hook):
+    """Draws images of the current batch: as they are, masked, and with what is predicted.
+
+    The pictures go to the visualizer as ``reconstruction``: with the usual backend into
+    ``vis_data/vis_image`` of the run's folder, with others into their trackers.
+
+    Args:
+        interval: Iterations between two pictures; there is one after the first iteration too.
+        num_images: Rows of a picture.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 500, num_images: int = 4) -> None:
+        self.interval = interval
+        self.num_images = num_images
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw, if it is time; the same units are masked every time, and no generator moves."""
+        from ..engine.loops import kept_random_state
+
+        if runner.iter and not self.every_n_train_iters(runner, self.interval):
+            return
+        inner = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        inputs = data_batch['inputs'][: self.num_images]
+        images = inner.data_preprocessor({'inputs': inputs})['inputs']
+        # Every process takes part, as each may hold only a shard of the model.
+        with kept_random_state(), torch.no_grad():
+            torch.manual_seed(0)
+            runner.model.eval()
+            output = runner.model(images, mode='predict')
+            runner.model.train()
+        if is_main_process():
+            pictures = draw(images, output, inner.data_preprocessor)
+            runner.visualizer.add_image('reconstruction', pictures, step=runner.iter + 1)
+
+
+def reconstruct(images: Tensor, output: MAEOutput) -> Tensor:
+    """Put predictions in the place of what was masked.
+
+    The network predicts pixels less the mean of their patch, by their deviation; both are taken
+    from the image, which a person may look at and the network may not.
+
+    Args:
+        images: What the network was given, ``(B, C, H, W)``.
+        output: What it made of them.
+
+    Returns:
+        Images of the same shape.
+    """
+    grid = (images.shape[2] // 32, images.shape[3] // 32)
+    filled = patches(images).clone()
+    masked = ~spread(output.mask, grid)
+    labels = filled[masked]
+    deviation = (labels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+    predictions = output.predictions.flatten(0, 1).to(labels.dtype)
+    filled[masked] = predictions * deviation + labels.mean(dim=-1, keepdim=True)
+    return unpatch(filled, grid)
+
+
+def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.ndarray:
+    """Draw each image in a row: as it is, with grey for what was masked, and reconstructed.
+
+    Args:
+        images: What the network was given, ``(B, C, H, W)``.
+        output: What it made of them.
+        normalised_by: The data preprocessor, whose ``mean`` and ``std`` are undone if it has any.
+
+    Returns:
+        An RGB picture ``(B * H, 3 * W, 3)`` of 8 bits. Images of one channel are grey, of more than
+        three the first three are drawn.
+    """
+    grid = (images.shape[2] // 32, images.shape[3] // 32)
+    hidden = ~spread(output.mask, grid)[..., None].expand(-1, -1, images.shape[1] * 256)
+    hidden = unpatch(hidden, grid)
+    panels = torch.cat([images, images, reconstruct(images, output)], dim=3).float()
+    std = getattr(normalised_by, 'std', None)
+    if std is None:  # of unknown range
+        low, high = images.amin(), images.amax()
+        panels = (panels - low) / (high - low).clamp(min=1e-6) * 255
+    else:
+        panels = panels * std + normalised_by.mean
+    width = images.shape[3]
+    panels[..., width : 2 * width].masked_fill_(hidden, _GREY)
+    panels = panels[:, :3] if panels.shape[1] >= 3 else panels[:, :1].expand(-1, 3, -1, -1)
+    panels = panels.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    return panels.flatten(0, 1).cpu().numpy()
+
+
+@HOOKS.register_module()
+class SkippedImagesHook(Hook):
+    """Tells of images that could not be read: of the first at once, of all at the end.
+
+    The complete list goes into ``skipped_images.txt`` in the work folder.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Begin anew."""
+        self.skipped: dict[str, str] = {}
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Collect what the samples tell."""
+        for sample in data_batch.get('data_samples', ()):
+            for path, reason in sample.get('skipped', ()):
+                if not self.skipped:
+                    runner.logger.warning(
+                        f'{path} cannot be read and is left out ({reason}). The training goes on; '
+                        'all such images are named at its end.'
+                    )
+                self.skipped[path] = reason
+
+    def after_train(self, runner: Any) -> None:
+        """Report what all processes left out."""
+        skipped = {p: why for part in all_gather_object(self.skipped) for p, why in part.items()}
+        if not skipped or not is_main_process():
+            return
+        file = Path(runner.work_dir) / 'skipped_images.txt'
+        lines = [f'{path}: {why}' for path, why in sorted(skipped.items())]
+        file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        runner.logger.warning(
+            f'{len(skipped)} images could not be read and were left out: '
+            f'{listing(sorted(skipped), 20)}. {file} has the reasons.'
+        )

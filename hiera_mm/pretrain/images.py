@@ -1,0 +1,147 @@
+"""Images without labels: any folder of them, and the crops that pretraining sees."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.structures import BaseDataElement
+
+from ..errors import DataError
+
+MAX_FAILURES = 100
+"""Images in a row that may be unreadable; after so many something else is wrong."""
+
+
+@DATASETS.register_module()
+class UnlabelledImages(BaseDataset):
+    """Every image in a folder and the folders below it.
+
+    An image that cannot be read gives way to another one, drawn at random, whose sample tells of
+    it; :class:`~hiera_mm.pretrain.hooks.SkippedImagesHook` reports them.
+
+    Args:
+        data_root: The folder.
+        pipeline: Transforms of a dict of ``img_path`` that end with one of ``img``, an array
+            ``(H, W, C)`` or ``(H, W)``; the images of a batch have one size.
+        **options: As for mmengine's ``BaseDataset``.
+
+    Raises:
+        DataError: If there is no such folder, or no image in it.
+    """
+
+    def __init__(self, data_root: str, pipeline: Sequence[Any] = (), **options: Any) -> None:
+        import mmcv.transforms  # noqa: F401  registers what pipelines are made of
+
+        self._skipped: list[tuple[str, str]] = []
+        super().__init__(data_root=data_root, pipeline=pipeline, **options)
+
+    def load_data_list(self) -> list[dict[str, str]]:
+        """Return the path of each image, sorted."""
+        from ..engine.inference import IMAGE_ENDINGS
+
+        root = Path(self.data_prefix['img_path'])
+        if not root.is_dir():
+            raise DataError(f'There is no folder of images {root} (looked for {root.absolute()}).')
+        images, others = [], Counter()
+        for path in _files(root):
+            ending = Path(path).suffix.lower()
+            if ending in IMAGE_ENDINGS:
+                images.append(path)
+            else:
+                others[ending or 'no ending'] += 1
+        kinds = ', '.join(f'{count} {ending}' for ending, count in others.most_common(5))
+        endings = ', '.join(IMAGE_ENDINGS)
+        if not images:
+            raise DataError(
+                f'{root.absolute()} and the folders below it have no images ({endings}); '
+                f'there are {"files of other kinds: " + kinds if others else "no files"}.'
+            )
+        text = f'{len(images)} images in {root}'
+        if others:
+            text += f'; {others.total()} other files are left out ({kinds}), as not of {endings}'
+        print_log(text, logger='current')
+        return [{'img_path': path} for path in sorted(images)]
+
+    def prepare_data(self, idx: int) -> dict[str, Any] | None:
+        """Return a sample: ``inputs``, ``(C, H, W)``, and what is known of it; None if unreadable.
+
+        Raises:
+            DataError: If many images in a row could not be read.
+        """
+        info = self.get_data_info(idx)
+        path = info['img_path']
+        try:
+            image = self.pipeline(info)['img']
+        except Exception as error:  # decoders raise anything
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            self._skipped.append((path, reason))
+            if len(self._skipped) == MAX_FAILURES:
+                raise DataError(
+                    f'{MAX_FAILURES} images in a row could not be read, the last one {path}: '
+                    f'{reason}'
+                ) from error
+            return None
+        image = image[..., None] if image.ndim == 2 else image
+        sample = BaseDataElement(metainfo={'img_path': path, 'skipped': self._skipped})
+        self._skipped = []
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {'inputs': pixels, 'data_samples': sample}
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Yield the files below a folder, links followed once, hidden ones left out."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        yield from (f'{folder}/{name}' for name in files if not name.startswith('.'))
+
+
+@TRANSFORMS.register_module()
+class RandomResizedCrop:
+    """Cuts out a part of random size and aspect ratio and resizes it, with torchvision.
+
+    Args:
+        scale: Side of the result in pixels, or width and height.
+        crop_ratio_range: Least and largest share of the image's area.
+        aspect_ratio_range: Least and largest aspect ratio, width by height.
+    """
+
+    def __init__(
+        self,
+        scale: int | Sequence[int],
+        crop_ratio_range: Sequence[float] = (0.2, 1.0),
+        aspect_ratio_range: Sequence[float] = (3 / 4, 4 / 3),
+    ) -> None:
+        width, height = (scale, scale) if isinstance(scale, int) else scale
+        self.size = [height, width]
+        self.crop_ratio_range = list(crop_ratio_range)
+        self.aspect_ratio_range = list(aspect_ratio_range)
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace ``img``, an array ``(H, W, C)`` or ``(H, W)``, by the resized part."""
+        from torchvision.transforms import InterpolationMode, RandomResizedCrop
+        from torchvision.transforms.v2 import functional
+
+        image = results['img']
+        if image.dtype != np.uint8:  # torch resizes no other whole numbers
+            image = image.astype(np.float32)
+        image = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)
+        part = RandomResizedCrop.get_params(image, self.crop_ratio_range, self.aspect_ratio_range)
+        image = functional.resized_crop(image, *part, self.size, InterpolationMode.BICUBIC)
+        results['img'] = image.permute(1, 2, 0).numpy()
+        results['img_shape'] = tuple(self.size)
+        return results
