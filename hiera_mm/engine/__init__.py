@@ -13,6 +13,7 @@ __all__ = [
     'DataError',
     'Predictions',
     'UserError',
+    'draw_features',
     'make_loading_safe',
     'predict',
     'run_tool',
@@ -22,6 +23,7 @@ __all__ = [
 
 _MODULES = {
     'Predictions': 'inference',
+    'draw_features': 'features',
     'make_loading_safe': 'checkpoints',
     'predict': 'inference',
     'test': 'commands',

@@ -13,7 +13,6 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.utils import track_iter_progress
@@ -24,7 +23,7 @@ from ..weights.reading import read_checkpoint
 from .checkpoints import make_loading_safe
 from .config import check_scope, load_config, resolve_arch, type_name, warn
 from .fit import require_complete, state_dict_of
-from .launch import make_folder
+from .launch import make_folder, to_device
 
 _VISUALIZERS = {'mmdet': 'DetLocalVisualizer', 'mmseg': 'SegLocalVisualizer'}
 
@@ -93,7 +92,7 @@ def predict(
         try:
             visualizer.add_datasample(
                 path.name,
-                _read_image(path),
+                read_image(path),
                 data_sample=_infer(model, str(path)),
                 draw_gt=False,
                 out_file=str(drawing),
@@ -158,15 +157,10 @@ def _load_model(cfg: Config, checkpoint: str | Path, device: str | None = None) 
     # mmseg looks there, and knows what it has to leave out by text alone.
     steps = cfg.get('test_pipeline') or dataset.get('pipeline') or []
     cfg.test_pipeline = [step for step in steps if type_name(step) != 'LoadAnnotations']
-    device = device or get_device()
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'--device {device}: {str(error).splitlines()[0]}') from error
-    return model.eval()
+    return to_device(model, device).eval()
 
 
-def _read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Read an image as RGB; raise `OSError` if that cannot be done."""
     try:
         image = mmcv.imread(str(path))

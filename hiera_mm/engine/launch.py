@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from torch import nn
 
 from ..errors import ConfigError, UserError
 from .config import shards, type_name, walk, warn
@@ -128,6 +129,23 @@ def describe_device(name: str, threads: int | None = None) -> str:
         return processor(name)
     threads = torch.get_num_threads() if threads is None else threads
     return f'{threads} {"thread" if threads == 1 else "threads"} of {processor(name)}'
+
+
+def to_device(model: nn.Module, name: str | None) -> nn.Module:
+    """Move a model, and return it.
+
+    Args:
+        model: The model.
+        name: As torch names devices; ``None`` for a GPU if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    name = name or get_device()
+    try:
+        return model.to(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'--device {name}: {str(error).splitlines()[0]}') from error
 
 
 def make_folder(folder: str | Path) -> Path:

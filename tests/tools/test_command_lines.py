@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from hiera_mm.backbone import Hiera
 
 
 @pytest.fixture
@@ -66,6 +70,18 @@ def test_train_test_and_predict(run, run_here, workplace, monkeypatch, processes
     assert '2 drawings in drawn' in done.stdout
     assert re.search(r'Could not be drawn: .*broken\.jpg: this is no image', done.stderr)
     assert len(list((workplace / 'drawn').iterdir())) == 2
+
+
+def test_visualize_features(run_here, workplace, tmp_path, small_arch):
+    checkpoint = tmp_path / 'x.pth'
+    torch.save(Hiera(small_arch).state_dict(), checkpoint)
+    images = workplace / 'data' / 'shapes' / 'images' / 'training'
+    done = run_here('visualize_features.py', checkpoint, images, '--out', tmp_path / 'figures',
+                    '--arch', json.dumps(small_arch), '--beside', 'random', '--size', 64,
+                    '--point', 0.2, 0.7)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert '4 figures in' in done.stdout
+    assert len(list((tmp_path / 'figures').iterdir())) == 4
 
 
 def test_user_errors_are_short(run_here, workplace, monkeypatch):
