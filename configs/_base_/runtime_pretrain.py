@@ -10,7 +10,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='ReconstructionHook', interval=1000),
-    dict(type='SkippedImagesHook'),
+    dict(type='ImageProblemsHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=True,

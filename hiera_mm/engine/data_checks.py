@@ -181,7 +181,11 @@ def _missing(path: Path, key: str, kind: str, dataset: BaseDataset, cfg: Config)
     expected = []
     if dataset.ann_file:
         expected.append(f'{dataset.ann_file}  (annotations)')
-    expected += [f'{prefix}  ({name})' for name, prefix in dataset.data_prefix.items() if prefix]
+    expected += [
+        f'{prefix}  ({name})'
+        for name, prefix in dataset.data_prefix.items()
+        if str(prefix).rstrip('/') not in ('', root.rstrip('/'))
+    ]
     if expected:
         lines = '\n  '.join(line.removeprefix(root).lstrip('/') for line in expected)
         text += f'\nExpected in {root or "the current folder"}:\n  {lines}'

@@ -75,12 +75,16 @@ class Attention(nn.Module):
             nn.init.zeros_(self.rel_pos_h)
             nn.init.zeros_(self.rel_pos_w)
 
-    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, grid: tuple[int, int], queries: int | None = None
+    ) -> torch.Tensor:
         """Attend.
 
         Args:
             x: Tokens in mask-unit-major order, ``(B, units, tokens, dim)``.
             grid: Rows and columns of mask units.
+            queries: With global attention, how many tokens ask, the last ones of ``x``, whose
+                results alone are returned, as one unit; ``None`` for all.
 
         Returns:
             ``(B, units, tokens, dim_out)``, or a quarter of the tokens with query pooling.
@@ -97,6 +101,8 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.pool:
             q = max_pool(q)
+        if queries is not None:
+            q, units = q[:, -queries:], 1
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         if self.window == 0:
             # Every block of queries reads all keys and values, which is faster where the rows of
@@ -211,7 +217,9 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim_out) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, grid: tuple[int, int], queries: int | None = None
+    ) -> torch.Tensor:
         """Transform tokens ``(B, units, tokens, dim)`` as :class:`Attention` does."""
         normed = self.norm1(x)
         if self.proj is not None:
@@ -221,5 +229,7 @@ class Block(nn.Module):
                 x = max_pool(x)
         elif self.changes_dim:
             x = torch.cat([max_pool(x), mean_pool(x)] if self.attn.pool else [x, x], dim=-1)
-        x = x + self.drop_path(self.ls1(self.attn(normed, grid)))
+        if queries is not None:
+            x = x.flatten(1, 2)[:, None, -queries:]
+        x = x + self.drop_path(self.ls1(self.attn(normed, grid, queries)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

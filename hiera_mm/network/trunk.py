@@ -207,11 +207,11 @@ class HieraTrunk(nn.Module):
         x = x + self.position.resize(parameters, (grid[0] * MASK_UNIT, grid[1] * MASK_UNIT))
         return to_units(x, grid)
 
-    def apply_block(self, block: Block, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def apply_block(self, block: Block, *args: object) -> torch.Tensor:
         """Run one block, with activation checkpointing where ``with_cp`` asks for it."""
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, grid, use_reentrant=False)
-        return block(x, grid)
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
     def stride_of(self, stage: int) -> int:
         """Return the pixels for each step of a stage's map."""

@@ -112,38 +112,41 @@ def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.nda
 
 
 @HOOKS.register_module()
-class SkippedImagesHook(Hook):
-    """Tells of images that could not be read: of the first at once, of all at the end.
+class ImageProblemsHook(Hook):
+    """Tells of images that cannot be read or are very small: the first at once, all at the end.
 
-    The complete list goes into ``skipped_images.txt`` in the work folder.
+    The complete list goes into ``image_problems.txt`` in the work folder.
     """
 
     def before_train(self, runner: Any) -> None:
         """Begin anew."""
-        self.skipped: dict[str, str] = {}
+        self.found: dict[str, dict[str, str]] = {}
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Collect what the samples tell."""
+        """Collect what the samples tell: by the kind of problem, paths and details."""
         for sample in data_batch.get('data_samples', ()):
-            for path, reason in sample.get('skipped', ()):
-                if not self.skipped:
+            for path, kind, detail in sample.get('problems', ()):
+                if kind not in self.found:
                     runner.logger.warning(
-                        f'{path} cannot be read and is left out ({reason}). The training goes on; '
-                        'all such images are named at its end.'
+                        f'Image {path} is {kind} ({detail}). All such images are named at the end.'
                     )
-                self.skipped[path] = reason
+                self.found.setdefault(kind, {})[path] = detail
 
     def after_train(self, runner: Any) -> None:
-        """Report what all processes left out."""
-        skipped = {p: why for part in all_gather_object(self.skipped) for p, why in part.items()}
-        if not skipped or not is_main_process():
+        """Report what all processes found."""
+        found: dict[str, dict[str, str]] = {}
+        for part in all_gather_object(self.found):
+            for kind, images in part.items():
+                found.setdefault(kind, {}).update(images)
+        if not found or not is_main_process():
             return
-        file = Path(runner.work_dir) / 'skipped_images.txt'
-        lines = [f'{path}: {why}' for path, why in sorted(skipped.items())]
+        file = Path(runner.work_dir) / 'image_problems.txt'
+        lines = [f'{path}: {images[path]}' for images in found.values() for path in sorted(images)]
         file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-        runner.logger.warning(
-            f'{len(skipped)} images could not be read and were left out: '
-            f'{listing(sorted(skipped), 20)}. {file} has the reasons.'
-        )
+        for kind, images in found.items():
+            runner.logger.warning(
+                f'{len(images)} images are {kind}: {listing(sorted(images), 20)}. The complete '
+                f'list is in {file}.'
+            )

@@ -16,7 +16,10 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from ..errors import DataError
+from ..network.trunk import UNIT_PIXELS
 
+UNREADABLE = 'unreadable, and left out'
+SMALL = 'smaller than a mask unit, and enlarged'
 MAX_FAILURES = 100
 """Images in a row that may be unreadable; after so many something else is wrong."""
 
@@ -25,8 +28,9 @@ MAX_FAILURES = 100
 class UnlabelledImages(BaseDataset):
     """Every image in a folder and the folders below it.
 
-    An image that cannot be read gives way to another one, drawn at random, whose sample tells of
-    it; :class:`~hiera_mm.pretrain.hooks.SkippedImagesHook` reports them.
+    An image that cannot be read gives way to another one, drawn at random, and one smaller than a
+    mask unit is taken as the pipeline makes it. Samples tell of both, and
+    :class:`~hiera_mm.pretrain.hooks.ImageProblemsHook` reports them.
 
     Args:
         data_root: The folder.
@@ -41,7 +45,7 @@ class UnlabelledImages(BaseDataset):
     def __init__(self, data_root: str, pipeline: Sequence[Any] = (), **options: Any) -> None:
         import mmcv.transforms  # noqa: F401  registers what pipelines are made of
 
-        self._skipped: list[tuple[str, str]] = []
+        self._problems: list[tuple[str, str, str]] = []
         super().__init__(data_root=data_root, pipeline=pipeline, **options)
 
     def load_data_list(self) -> list[dict[str, str]]:
@@ -80,19 +84,23 @@ class UnlabelledImages(BaseDataset):
         info = self.get_data_info(idx)
         path = info['img_path']
         try:
-            image = self.pipeline(info)['img']
+            results = self.pipeline(info)
+            image = results['img']
         except Exception as error:  # decoders raise anything
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            self._skipped.append((path, reason))
-            if len(self._skipped) == MAX_FAILURES:
+            self._problems.append((path, UNREADABLE, reason))
+            if len(self._problems) == MAX_FAILURES:
                 raise DataError(
                     f'{MAX_FAILURES} images in a row could not be read, the last one {path}: '
                     f'{reason}'
                 ) from error
             return None
+        size = results.get('ori_shape', image.shape)[:2]
+        if min(size) < UNIT_PIXELS:
+            self._problems.append((path, SMALL, f'{size[0]}x{size[1]} pixels'))
         image = image[..., None] if image.ndim == 2 else image
-        sample = BaseDataElement(metainfo={'img_path': path, 'skipped': self._skipped})
-        self._skipped = []
+        sample = BaseDataElement(metainfo={'img_path': path, 'problems': self._problems})
+        self._problems = []
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return {'inputs': pixels, 'data_samples': sample}
 

@@ -145,24 +145,18 @@ class HieraMAE(BaseModel):
 
         Raises:
             TypeError: If the images are not a floating tensor.
-            ValueError: If sides are no multiples of 32, the mask does not fit the images, or
+            ConfigError: If sides are no multiples of 32, the mask does not fit the images, or
                 nothing would be visible, or nothing masked.
         """
         self.backbone.check_image(images)
-        height, width = images.shape[-2:]
-        if height % UNIT_PIXELS or width % UNIT_PIXELS:
-            raise ValueError(
-                f'images of {height}x{width} pixels are not whole mask units: to pretrain, both '
-                f'sides must be multiples of {UNIT_PIXELS} (crop the images to such a size)'
-            )
-        grid = (height // UNIT_PIXELS, width // UNIT_PIXELS)
-        mask, visible = self._mask(images, grid, mask, mask_ratio)
+        grid = _grid(images)
+        mask, visible = self.draw_mask(images, mask, mask_ratio)
         # Visible units come first, those of each image row by row.
         order = (~mask).byte().argsort(dim=1, stable=True)
-        tokens = self._encode(images, mask, order[:, :visible], grid)
+        tokens = self.encode(images, mask, order[:, :visible])
         masked = spread(mask, grid).byte().argsort(dim=1, stable=True)
         masked = masked[:, : SIDE**2 * (mask.shape[1] - visible)]
-        predictions = self._decode(tokens, order[:, :visible], masked, grid)
+        predictions = self.decode(tokens, order[:, :visible], masked, grid)
         labels = take(patches(images), masked)
         labels = labels - labels.mean(dim=-1, keepdim=True)
         labels = labels / (labels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
@@ -237,44 +231,54 @@ class HieraMAE(BaseModel):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
 
-    def _mask(
-        self, images: Tensor, grid: tuple[int, int], mask: Tensor | None, ratio: float | None
+    def draw_mask(
+        self, images: Tensor, mask: Tensor | None = None, mask_ratio: float | None = None
     ) -> tuple[Tensor, int]:
         """Return a mask ``(B, units)``, True where visible, and how many are visible in an image.
 
         The number of a drawn mask depends on the shape alone, so that nothing is read back from a
-        GPU and a compiled network needs no break.
+        GPU and a compiled network needs no break. Arguments and errors are those of
+        :meth:`forward_mae`.
         """
+        grid = _grid(images)
         units = grid[0] * grid[1]
         if mask is None:
-            ratio = self.mask_ratio if ratio is None else ratio
+            ratio = self.mask_ratio if mask_ratio is None else mask_ratio
             visible = int(units * (1 - ratio) + 1e-9)  # 5 units * (1 - 0.8) is 0.99...
             noise = torch.rand(len(images), units, device=images.device)
             mask = noise.argsort(dim=1).argsort(dim=1) < visible
         else:
             mask = mask.to(images.device, torch.bool)
             if mask.shape != (len(images), units):
-                raise ValueError(
+                raise ConfigError(
                     f'the mask of {len(images)} images of {grid[0]}x{grid[1]} mask units must have '
                     f'shape ({len(images)}, {units}), got {tuple(mask.shape)}'
                 )
             counts = mask.sum(dim=1).unique().tolist()
             if len(counts) > 1:
-                raise ValueError(
+                raise ConfigError(
                     f'every image must have the same number of visible mask units, got {counts}'
                 )
             visible = counts[0]
         if not 0 < visible < units:
-            raise ValueError(
+            raise ConfigError(
                 f'of {units} mask units {visible} would be visible; at least one must be, and one '
                 'masked: choose another mask ratio, or larger images'
             )
         return mask, visible
 
-    def _encode(
-        self, images: Tensor, mask: Tensor, visible: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        """Return the fused features of the visible units, ``(B, visible, 4, C)``."""
+    def encode(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
+        """Return the features of the visible units, fused from all stages.
+
+        Args:
+            images: Normalised images ``(B, C, H, W)``.
+            mask: True for each visible unit, ``(B, units)``.
+            visible: Their numbers, ``(B, visible)``.
+
+        Returns:
+            ``(B, visible, 4, C)``, units in the order of ``visible``.
+        """
+        grid = _grid(images)
         pixels = mask.unflatten(1, grid).repeat_interleave(UNIT_PIXELS, 1)
         pixels = pixels.repeat_interleave(UNIT_PIXELS, 2).unsqueeze(1)
         # The 7x7 kernels of the patch embedding reach into units next to their own.
@@ -289,7 +293,7 @@ class HieraMAE(BaseModel):
                 fused = fused + to_units(head(to_image(x, row)), row, SIDE)
         return self.encoder_norm(fused + x)
 
-    def _decode(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, int]) -> Tensor:
+    def decode(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, int]) -> Tensor:
         """Predict patches.
 
         Attention does not mind the order of tokens, so the visible ones stay in front of the
@@ -313,9 +317,22 @@ class HieraMAE(BaseModel):
         x = torch.cat([x, self.mask_token.to(x.dtype).expand(*masked.shape, -1)], dim=1)
         x = x + F.embedding(torch.cat([number[visible].flatten(1), masked], dim=1), position)
         x = x.unsqueeze(1)
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             x = self.backbone.apply_block(block, x, grid)
-        return self.decoder_pred(self.decoder_norm(x[:, 0, -masked.shape[1] :]))
+        # Nobody reads what the last block would make of the visible tokens.
+        x = self.backbone.apply_block(self.decoder_blocks[-1], x, grid, masked.shape[1])
+        return self.decoder_pred(self.decoder_norm(x[:, 0]))
+
+
+def _grid(images: Tensor) -> tuple[int, int]:
+    """Return rows and columns of the mask units of images."""
+    height, width = images.shape[-2:]
+    if height % UNIT_PIXELS or width % UNIT_PIXELS:
+        raise ConfigError(
+            f'images of {height}x{width} pixels are not whole mask units: to pretrain, both sides '
+            f'must be multiples of {UNIT_PIXELS} (crop the images to such a size)'
+        )
+    return height // UNIT_PIXELS, width // UNIT_PIXELS
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
