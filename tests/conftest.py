@@ -40,6 +40,7 @@ def run_here(
     def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
         tool = Path(__file__).parents[1] / 'tools' / name
         monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
+        monkeypatch.syspath_prepend(tool.parent)  # as Python does
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(tool), run_name='__main__')
         return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, *capsys.readouterr())

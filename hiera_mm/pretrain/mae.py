@@ -361,6 +361,10 @@ def unpatch(x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _build_encoder(cfg: Mapping[str, object]) -> Hiera:
     """Build a Hiera for pretraining."""
+    kind = cfg.get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type) or not issubclass(kind, Hiera):
+        raise ConfigError(f"HieraMAE needs backbone=dict(type='Hiera', ...), got {cfg}")
     try:
         options = dict(cfg)
         variant = variant_of(options.pop('arch', 'tiny'), options.get('init_cfg'))
@@ -379,8 +383,6 @@ def _build_encoder(cfg: Mapping[str, object]) -> Hiera:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(built, Hiera):
-        raise ConfigError(f"backbone must be dict(type='Hiera', ...), got {cfg}")
     if max(sizes) > 1 or cfg.get('rel_pos'):
         print_log(
             f'{variant.window_sizes} are windows of several mask units, or there is relative '
