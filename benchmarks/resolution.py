@@ -29,6 +29,12 @@ def main() -> None:
     for name, default in sizes.items():
         option = f'--{name.replace("_", "-")}'
         parser.add_argument(option, type=positive, default=default, help='(%(default)s)')
+    parser.add_argument(
+        '--pretrain-steps',
+        type=options.at_least(0),
+        default=0,
+        help='of a masked autoencoder on the same scenes before the training (%(default)s)',
+    )
     setting = parser.parse_args()
 
     from hiera_mm.errors import run_tool

@@ -12,6 +12,7 @@ import multiprocessing
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kit.ledger import Ledger
-from benchmarks.studies.boxes import Boxes, BoxNetwork, draw_boxes, score, train
+from benchmarks.studies.boxes import MEAN, STD, Boxes, BoxNetwork, draw_boxes, score, train
 from hiera_mm.errors import UserError
 from hiera_mm.network import Variant
 from hiera_mm.network.layout import MASK_UNIT
@@ -33,12 +34,15 @@ from hiera_mm.network.position import (
     WindowAligned,
 )
 from hiera_mm.network.trunk import PATCH_STRIDE
+from hiera_mm.pretrain import HieraMAE
 from hiera_mm.weights.loading import adapt_position
 
 SIDE = 128  # pixels of a training scene
 LAST_STEPS = 100
 BATCH = 8  # scenes of a step; fewer of larger ones
 TRAIN_RATE, TUNE_RATE = 2e-3, 5e-4  # the highest learning rates
+PRETRAIN_RATE, PRETRAIN_BATCH = 1e-3, 16
+MAE_DECODER = (64, 2, 4)  # channels, blocks, heads
 GRID = (SIDE // PATCH_STRIDE,) * 2
 WINDOWS = (MASK_UNIT, MASK_UNIT // 2, SIDE // 16, SIDE // 32)
 LAYOUTS: dict[str, Variant] = {
@@ -123,7 +127,7 @@ def check(setting: Namespace) -> None:
 
     Args:
         setting: The options of ``benchmarks/resolution.py``: `seeds`, `scales`, `train_scenes`,
-            `test_scenes`, `train_steps` and `tune_steps`.
+            `test_scenes`, `train_steps`, `tune_steps` and `pretrain_steps`.
     """
     for scale in setting.scales:
         if scale < 1 or SIDE * scale % PATCH_STRIDE:
@@ -195,9 +199,12 @@ def train_once(training: Training, setting: Namespace, work_dir: Path) -> float:
     """Train one network and keep its weights; return its loss over the last steps."""
     torch.manual_seed(training.seed)
     network = BoxNetwork(LAYOUTS['global'], TRAINED[training.trained])
+    scenes = _scenes(setting.train_scenes, SIDE, seed=0)
+    if setting.pretrain_steps:
+        pretrain(network, scenes, setting.pretrain_steps, training.seed)
     losses = train(
         network,
-        _scenes(setting.train_scenes, SIDE, seed=0),
+        scenes,
         steps=setting.train_steps,
         rate=TRAIN_RATE,
         batch=BATCH,
@@ -209,6 +216,25 @@ def train_once(training: Training, setting: Namespace, work_dir: Path) -> float:
     torch.save(network.state_dict(), new)
     new.replace(file)
     return fmean(losses[-LAST_STEPS:])
+
+
+def pretrain(network: BoxNetwork, scenes: Boxes, steps: int, seed: int) -> None:
+    """Pretrain the backbone of a network as a masked autoencoder."""
+    variant = replace(network.backbone.variant, pos_embed=network.backbone.position)
+    model = HieraMAE(dict(type='Hiera', arch=variant), *MAE_DECODER)
+    optimizer = torch.optim.AdamW(model.parameters(), PRETRAIN_RATE, (0.9, 0.95), weight_decay=0.05)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PRETRAIN_RATE, steps, pct_start=0.1, cycle_momentum=False
+    )
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        images = scenes.images[torch.randint(len(scenes), (PRETRAIN_BATCH,), generator=random)]
+        loss = model.forward_mae((images.float() - MEAN) / STD).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    network.backbone.load_state_dict(model.backbone.state_dict(), strict=False)
 
 
 def score_once(job: Job, setting: Namespace, work_dir: Path) -> float:

@@ -147,6 +147,6 @@ class ImageProblemsHook(Hook):
         file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
         for kind, images in found.items():
             runner.logger.warning(
-                f'{len(images)} images are {kind}: {listing(sorted(images), 20)}. The complete '
-                f'list is in {file}.'
+                f'Images {kind}: {len(images)} ({listing(sorted(images), 20)}). The complete list '
+                f'is in {file}.'
             )

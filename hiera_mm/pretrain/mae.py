@@ -114,7 +114,7 @@ class HieraMAE(BaseModel):
         )
         self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(decoder_embed_dim, PATCH**2 * self.backbone.in_channels)
-        self._draw_weights()
+        self.reset_parameters()
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence | None = None, mode: str = 'tensor'
@@ -217,7 +217,7 @@ class HieraMAE(BaseModel):
             )
         return plan, found
 
-    def _draw_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights as the release does for pretraining: not as for training with labels."""
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -24,8 +24,9 @@ from benchmarks.studies.resolution import (
 from hiera_mm.errors import UserError
 
 SMALL = Namespace(
-    seeds=1, scales=(1.0, 1.5), train_scenes=8, test_scenes=4, train_steps=3, tune_steps=2
-)
+    seeds=1, scales=(1.0, 1.5), train_scenes=8, test_scenes=4, train_steps=3, tune_steps=2,
+    pretrain_steps=0,
+)  # fmt: skip
 FULL = Namespace(seeds=3, scales=(1.0, 1.5, 2.0, 3.0))
 
 
@@ -84,6 +85,17 @@ def test_a_training_and_its_scores(tmp_path):
     ]
     assert all(0 < score <= 100 for score in scores)
     assert scores[0] != scores[1]
+
+
+def test_pretraining_changes_the_backbone_alone():
+    scenes = resolution._scenes(2, resolution.SIDE, seed=0)
+    network = BoxNetwork(LAYOUTS['global'], TRAINED['absolute_win'])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    resolution.pretrain(network, scenes, steps=11, seed=0)
+    changed = {name for name, t in network.state_dict().items() if not t.equal(before[name])}
+    assert changed == {
+        name for name in before if name.startswith('backbone.') and 'out_norms' not in name
+    }
 
 
 @pytest.mark.slow
