@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from ..network import VARIANTS, HieraTrunk, Variant
 from ..network.layout import MASK_UNIT
 from ..network.position import Absolute, AbsoluteWin, PositionEmbedding, WindowAligned, kind_of
-from ..network.variants import name_of_weights
+from ..network.variants import NUM_STAGES, name_of_weights
 from .families import Weights
 
 
@@ -122,8 +122,10 @@ def require_same(weights: Weights, network: HieraTrunk, path: object) -> str | N
 def name_of(variant: Variant) -> str | None:
     """Return the name of a published Hiera, or None for an architecture of the user's own.
 
-    The position embedding does not count: it is chosen apart from the rest.
+    The position embedding does not count: it is chosen apart from the rest. Nor does the query
+    pooling that a pretraining leaves out.
     """
+    variant = replace(variant, q_pool=NUM_STAGES - 1)
     names = [
         name
         for name, published in VARIANTS.items()

@@ -69,6 +69,25 @@ def test_a_batch_is_its_images_one_by_one(trunk):
         )
 
 
+@pytest.mark.parametrize('q_pool', [1, 2, 3])
+def test_fewer_query_poolings_are_the_releases(small_arch, q_pool):
+    from hiera import Hiera
+
+    theirs = Hiera(embed_dim=16, num_heads=2, stages=(1, 2, 2, 1), q_pool=q_pool).double()
+    arch = dict(small_arch, q_pool=q_pool, pos_embed='absolute')
+    ours = HieraTrunk(arch, out_norm_eps=None).double()
+    names = ours.state_dict()
+    ours.load_state_dict({name: t for name, t in theirs.state_dict().items() if name in names})
+    x = image(2, 3, 224, 224)
+    with torch.no_grad():
+        expected, found = theirs(x, return_intermediates=True)[1], ours(x)
+    assert ours.strides == [4 * 2 ** min(stage, q_pool) for stage in range(4)]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b.permute(0, 3, 1, 2), rtol=0, atol=1e-9)
+    odd = [tuple(feature.shape[2:]) for feature in ours(image(1, 3, 40, 70))]
+    assert odd == [(-(-40 // stride), -(-70 // stride)) for stride in ours.strides]
+
+
 def test_windows_do_not_see_each_other_in_the_local_stages(trunk):
     x = image(1, 3, 96, 96)
     y = x.clone()

@@ -68,6 +68,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(wrong, hint):
         (dict(window_sizes=(8, 4, -2, 0)), ValueError, 'got -2'),
         (dict(global_blocks=(12,)), ValueError, 'block 12; .* the blocks are 0 to 11'),
         (dict(global_blocks=5), TypeError, 'global_blocks must be a sequence of integers'),
+        (dict(q_pool=4), ValueError, 'q_pool must be 0 to 3, got 4'),
+        (dict(q_pool=2, window_sizes=(8, 4, 0, 1)), ValueError, 'multiple of 2 tokens'),
         (dict(layer_scale=1e-5), TypeError, 'layer_scale must be True or False'),
         (dict(shortcut='conv'), ValueError, "'proj' or 'pool'"),
         (dict(pos_embed='absolut'), ValueError, "did you mean 'absolute'"),

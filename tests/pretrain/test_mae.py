@@ -145,6 +145,9 @@ def test_a_released_checkpoint_loads_whole_and_another_decoder_is_refused(tmp_pa
     mask = ours.draw_mask(images)[0]
     torch.testing.assert_close(ours.forward_mae(images, mask).loss, theirs(images, mask=mask)[0])
 
+    small_one = HieraMAE(dict(type='Hiera', arch='small'), init_cfg=init_cfg, **decoder)
+    with pytest.raises(CheckpointError, match=r"this is tiny, and the config says arch='small'"):
+        small_one.check_pretrained()
     other = HieraMAE(dict(type='Hiera', arch='tiny'), init_cfg=init_cfg, **DECODER)
     before = [parameter.clone() for parameter in other.parameters()]
     for call in (other.check_pretrained, other.init_weights):
