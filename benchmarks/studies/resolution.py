@@ -224,7 +224,7 @@ def pretrain(network: BoxNetwork, scenes: Boxes, steps: int, seed: int) -> None:
     model = HieraMAE(dict(type='Hiera', arch=variant), *MAE_DECODER)
     optimizer = torch.optim.AdamW(model.parameters(), PRETRAIN_RATE, (0.9, 0.95), weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PRETRAIN_RATE, steps, pct_start=0.1, cycle_momentum=False
+        optimizer, PRETRAIN_RATE, steps, pct_start=max(0.1, 2 / steps), cycle_momentum=False
     )
     random = torch.Generator().manual_seed(seed)
     for _ in range(steps):

@@ -1,5 +1,5 @@
-# How a pretraining is run, logged and looked at.
-custom_imports = dict(imports=['hiera_mm.pretrain.hooks'], allow_failed_imports=False)
+# How a pretraining is run, logged and looked at. `hiera_mm` is all that custom_imports needs.
+custom_imports = dict(imports=['hiera_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -1,5 +1,5 @@
 # Goes on from the release's Hiera-T on your own images, with a single GPU. For another size, change
-# arch and checkpoint; to begin from nothing, init_cfg=None. docs/mae.md says what to expect.
+# arch and checkpoint; to begin from nothing, init_cfg=None. docs/mae.md has more.
 _base_ = [
     '../_base_/models/hiera-mae.py',
     '../_base_/datasets/unlabelled_224.py',

@@ -80,6 +80,8 @@ def draw_features(
     found = Predictions([], {})
     for file in track_iter_progress(files):
         drawing = folder / f'{file.name}.png'  # an ending more, so it replaces no image
+        if drawing in found.drawings:  # of the same name in another folder
+            drawing = folder / f'{file.parent.name}_{drawing.name}'
         try:
             draw(networks, resize(read_image(file), size), point).savefig(drawing)
             found.drawings.append(drawing)
@@ -169,9 +171,11 @@ def attention_of(
         attn.proj.register_forward_pre_hook(lambda _, args: kept.update(result=args[0])),
     ]
     with torch.enable_grad():
-        attn(tokens, grid)
-        for hook in hooks:
-            hook.remove()
+        try:
+            attn(tokens, grid)
+        finally:
+            for hook in hooks:
+                hook.remove()
         units, dim = tokens.shape[1], attn.proj.in_features
         result = to_image(kept['result'].reshape(1, units, -1, dim), grid)
         row, column = (

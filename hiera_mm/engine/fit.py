@@ -15,9 +15,7 @@ from mmengine.model import BaseModule, BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from ..backbone import Hiera
 from ..errors import CheckpointError, listing
-from ..pretrain import HieraMAE
 from .config import type_name, warn
 
 # A fine-tuned model shares nearly all of its tensors with the one before; another architecture
@@ -177,13 +175,14 @@ def check_pretrained(model: nn.Module) -> None:
     """Check the weights that ``init_cfg=dict(type='Pretrained', ...)`` names anywhere in a model.
 
     mmengine logs a misfit and goes on, so that training starts from nothing unnoticed. `Hiera` and
-    its autoencoder judge for themselves; other modules that read weights in their own way may.
+    its autoencoder judge for themselves; other modules with their own way of reading weights are
+    left to it.
 
     Raises:
         CheckpointError: If a file cannot be read, or fits next to nothing of its module.
     """
     for name, module in model.named_modules():
-        if isinstance(module, Hiera | HieraMAE):
+        if hasattr(module, 'check_pretrained'):
             module.check_pretrained()
             continue
         init_cfg = getattr(module, 'init_cfg', None)

@@ -53,7 +53,7 @@ class Absolute:
 
     def learnt(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the learnt map, of shape ``(1, dim, *self.grid)``."""
-        return parameters['pos_embed'].transpose(1, 2).unflatten(2, self.grid)
+        return parameters['pos_embed'].flatten(0, 1).T.unflatten(1, self.grid).unsqueeze(0)
 
     def resize(self, parameters: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
         """Resize the learnt map to ``grid``; at its own size it is returned unchanged."""

@@ -5,10 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .images import RandomResizedCrop, UnlabelledImages
+from mmengine.registry import HOOKS
+
+from .images import RandomAreaCrop, UnlabelledImages
 from .mae import HieraMAE, MAEOutput
 
-__all__ = ['HieraMAE', 'MAEOutput', 'RandomResizedCrop', 'UnlabelledImages', 'pretrain']
+__all__ = ['HieraMAE', 'MAEOutput', 'RandomAreaCrop', 'UnlabelledImages', 'pretrain']
+
+
+@HOOKS.register_module('ReconstructionHook')
+def build_reconstruction_hook(**options: Any) -> Any:
+    """Build :class:`~.hooks.ReconstructionHook`; mmengine's hooks are heavy to import before."""
+    from .hooks import ReconstructionHook
+
+    return ReconstructionHook(**options)
+
+
+@HOOKS.register_module('ImageProblemsHook')
+def build_image_problems_hook(**options: Any) -> Any:
+    """Build :class:`~.hooks.ImageProblemsHook`."""
+    from .hooks import ImageProblemsHook
+
+    return ImageProblemsHook(**options)
 
 
 def pretrain(config: str | Path, images: str | Path | None = None, **options: Any) -> Any:

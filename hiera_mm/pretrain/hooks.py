@@ -10,16 +10,14 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from torch import Tensor
 
 from ..errors import listing
-from .mae import MAEOutput, patches, spread, unpatch
+from .mae import PATCH, MAEOutput, grid_of, mean_and_deviation, patches, spread, unpatch
 
 _GREY = 127
 
 
-@HOOKS.register_module()
 class ReconstructionHook(Hook):
     """Draws images of the current batch: as they are, masked, and with what is predicted.
 
@@ -27,7 +25,8 @@ class ReconstructionHook(Hook):
     ``vis_data/vis_image`` of the run's folder, with others into their trackers.
 
     Args:
-        interval: Iterations between two pictures; there is one after the first iteration too.
+        interval: Iterations between two pictures; there is one after the first and after
+            the last iteration too.
         num_images: Rows of a picture.
     """
 
@@ -43,13 +42,15 @@ class ReconstructionHook(Hook):
         """Draw, if it is time; the same units are masked every time, and no generator moves."""
         from ..engine.loops import kept_random_state
 
-        if runner.iter and not self.every_n_train_iters(runner, self.interval):
+        ends = runner.iter in (0, runner.max_iters - 1)
+        if not ends and not self.every_n_train_iters(runner, self.interval):
             return
         inner = runner.model.module if is_model_wrapper(runner.model) else runner.model
         inputs = data_batch['inputs'][: self.num_images]
         images = inner.data_preprocessor({'inputs': inputs})['inputs']
         # Every process takes part, as each may hold only a shard of the model.
-        with kept_random_state(), torch.no_grad():
+        eager = torch.compiler.set_stance('force_eager')  # nothing is compiled for pictures alone
+        with eager, kept_random_state(), torch.no_grad():
             torch.manual_seed(0)
             runner.model.eval()
             output = runner.model(images, mode='predict')
@@ -72,13 +73,12 @@ def reconstruct(images: Tensor, output: MAEOutput) -> Tensor:
     Returns:
         Images of the same shape.
     """
-    grid = (images.shape[2] // 32, images.shape[3] // 32)
+    grid = grid_of(images)
     filled = patches(images).clone()
     masked = ~spread(output.mask, grid)
-    labels = filled[masked]
-    deviation = (labels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-    predictions = output.predictions.flatten(0, 1).to(labels.dtype)
-    filled[masked] = predictions * deviation + labels.mean(dim=-1, keepdim=True)
+    mean, deviation = mean_and_deviation(filled[masked])
+    predictions = output.predictions.flatten(0, 1).to(filled.dtype)
+    filled[masked] = predictions * deviation + mean
     return unpatch(filled, grid)
 
 
@@ -94,16 +94,15 @@ def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.nda
         An RGB picture ``(B * H, 3 * W, 3)`` of 8 bits. Images of one channel are grey, of more than
         three the first three are drawn.
     """
-    grid = (images.shape[2] // 32, images.shape[3] // 32)
-    hidden = ~spread(output.mask, grid)[..., None].expand(-1, -1, images.shape[1] * 256)
+    grid = grid_of(images)
+    hidden = ~spread(output.mask, grid)[..., None].expand(-1, -1, images.shape[1] * PATCH**2)
     hidden = unpatch(hidden, grid)
     panels = torch.cat([images, images, reconstruct(images, output)], dim=3).float()
-    std = getattr(normalised_by, 'std', None)
-    if std is None:  # of unknown range
+    if (std := getattr(normalised_by, 'std', None)) is not None:
+        images, panels = (x * std + normalised_by.mean for x in (images, panels))
+    if std is None or images.amin() < -1 or images.amax() > 256:  # no pixels of 8 bits
         low, high = images.amin(), images.amax()
         panels = (panels - low) / (high - low).clamp(min=1e-6) * 255
-    else:
-        panels = panels * std + normalised_by.mean
     width = images.shape[3]
     panels[..., width : 2 * width].masked_fill_(hidden, _GREY)
     panels = panels[:, :3] if panels.shape[1] >= 3 else panels[:, :1].expand(-1, 3, -1, -1)
@@ -111,11 +110,11 @@ def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.nda
     return panels.flatten(0, 1).cpu().numpy()
 
 
-@HOOKS.register_module()
 class ImageProblemsHook(Hook):
-    """Tells of images that cannot be read or are very small: the first at once, all at the end.
+    """Tells of images that are unusable or very small: the first at once, all at the end.
 
-    The complete list goes into ``image_problems.txt`` in the work folder.
+    The first is that of the first process. The list, with reasons, goes into ``image_problems.txt``
+    in the work folder.
     """
 
     def before_train(self, runner: Any) -> None:
@@ -147,6 +146,6 @@ class ImageProblemsHook(Hook):
         file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
         for kind, images in found.items():
             runner.logger.warning(
-                f'Images {kind}: {len(images)} ({listing(sorted(images), 20)}). The complete list '
-                f'is in {file}.'
+                f'Images {kind}: {len(images)} ({listing(sorted(images), 20)}). {file} has '
+                'the reasons.'
             )

@@ -18,35 +18,44 @@ from mmengine.structures import BaseDataElement
 from ..errors import DataError
 from ..network.trunk import UNIT_PIXELS
 
-UNREADABLE = 'unreadable, and left out'
+UNUSABLE = 'unusable, and left out'
 SMALL = 'smaller than a mask unit, and enlarged'
-MAX_FAILURES = 100
-"""Images in a row that may be unreadable; after so many something else is wrong."""
 
 
 @DATASETS.register_module()
 class UnlabelledImages(BaseDataset):
     """Every image in a folder and the folders below it.
 
-    An image that cannot be read gives way to another one, drawn at random, and one smaller than a
+    An image that cannot be used gives way to another one, drawn at random, and one smaller than a
     mask unit is taken as the pipeline makes it. Samples tell of both, and
     :class:`~hiera_mm.pretrain.hooks.ImageProblemsHook` reports them.
 
     Args:
         data_root: The folder.
+        in_channels: Channels of the images; those with others are left out.
         pipeline: Transforms of a dict of ``img_path`` that end with one of ``img``, an array
             ``(H, W, C)`` or ``(H, W)``; the images of a batch have one size.
+        max_refetch: How many images in a row may be left out before something else must be wrong.
         **options: As for mmengine's ``BaseDataset``.
 
     Raises:
         DataError: If there is no such folder, or no image in it.
     """
 
-    def __init__(self, data_root: str, pipeline: Sequence[Any] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        pipeline: Sequence[Any] = (),
+        *,
+        in_channels: int = 3,
+        max_refetch: int = 100,
+        **options: Any,
+    ) -> None:
         import mmcv.transforms  # noqa: F401  registers what pipelines are made of
 
+        self.in_channels = in_channels
         self._problems: list[tuple[str, str, str]] = []
-        super().__init__(data_root=data_root, pipeline=pipeline, **options)
+        super().__init__(data_root=data_root, pipeline=pipeline, max_refetch=max_refetch, **options)
 
     def load_data_list(self) -> list[dict[str, str]]:
         """Return the path of each image, sorted."""
@@ -76,29 +85,31 @@ class UnlabelledImages(BaseDataset):
         return [{'img_path': path} for path in sorted(images)]
 
     def prepare_data(self, idx: int) -> dict[str, Any] | None:
-        """Return a sample: ``inputs``, ``(C, H, W)``, and what is known of it; None if unreadable.
+        """Return a sample: ``inputs``, ``(C, H, W)``, and what is known of it; None if unusable.
 
         Raises:
-            DataError: If many images in a row could not be read.
+            DataError: If too many images in a row are unusable.
         """
         info = self.get_data_info(idx)
         path = info['img_path']
         try:
             results = self.pipeline(info)
             image = results['img']
+            image = image[..., None] if image.ndim == 2 else image
+            if image.shape[2] != self.in_channels:
+                raise ValueError(f'{image.shape[2]} channels instead of {self.in_channels}')
         except Exception as error:  # decoders raise anything
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            self._problems.append((path, UNREADABLE, reason))
-            if len(self._problems) == MAX_FAILURES:
+            self._problems.append((path, UNUSABLE, reason))
+            if len(self._problems) > self.max_refetch:
                 raise DataError(
-                    f'{MAX_FAILURES} images in a row could not be read, the last one {path}: '
-                    f'{reason}'
+                    f'{len(self._problems)} images in a row were unusable, the last one {path}: '
+                    f'{reason}. If it is meant, raise max_refetch of the data set.'
                 ) from error
             return None
         size = results.get('ori_shape', image.shape)[:2]
         if min(size) < UNIT_PIXELS:
             self._problems.append((path, SMALL, f'{size[0]}x{size[1]} pixels'))
-        image = image[..., None] if image.ndim == 2 else image
         sample = BaseDataElement(metainfo={'img_path': path, 'problems': self._problems})
         self._problems = []
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -119,8 +130,10 @@ def _files(root: Path) -> Iterator[str]:
 
 
 @TRANSFORMS.register_module()
-class RandomResizedCrop:
-    """Cuts out a part of random size and aspect ratio and resizes it, with torchvision.
+class RandomAreaCrop:
+    """Cuts out a part of random area and aspect ratio and resizes it.
+
+    It is torchvision's RandomResizedCrop, a name that others give to transforms of their own.
 
     Args:
         scale: Side of the result in pixels, or width and height.

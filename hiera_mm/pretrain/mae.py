@@ -20,9 +20,7 @@ from ..network.block import NORM_EPS, Block
 from ..network.layout import MASK_UNIT, to_image, to_units
 from ..network.position import PRETRAIN_GRID, resize_bicubic
 from ..network.trunk import UNIT_PIXELS
-from ..weights.families import state_of
-from ..weights.reading import read_file
-from ..weights.sources import locate
+from ..weights.loading import nonfinite
 
 Q_POOL = 2
 SIDE = MASK_UNIT >> Q_POOL
@@ -85,18 +83,16 @@ class HieraMAE(BaseModel):
         init_cfg: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(data_preprocessor or dict(type='ImgDataPreprocessor'), init_cfg)
-        if not 0 < mask_ratio < 1:
-            raise ConfigError(f'mask_ratio must be above 0 and below 1, got {mask_ratio}')
-        if min(decoder_embed_dim, decoder_depth, decoder_num_heads) < 1 or (
-            decoder_embed_dim % decoder_num_heads
-        ):
+        decoder = (decoder_embed_dim, decoder_depth, decoder_num_heads)
+        if not isinstance(mask_ratio, int | float) or not 0 < mask_ratio < 1:
+            raise ConfigError(f'mask_ratio must be above 0 and below 1, got {mask_ratio!r}')
+        if not all(isinstance(n, int) and n > 0 for n in decoder) or decoder[0] % decoder[2]:
             raise ConfigError(
-                'the decoder needs at least one block, and decoder_embed_dim '
-                f'({decoder_embed_dim}) must be a multiple of decoder_num_heads '
-                f'({decoder_num_heads})'
+                'decoder_embed_dim, decoder_depth and decoder_num_heads must be whole numbers '
+                f'above 0, the first a multiple of the last; got {decoder}'
             )
         self.mask_ratio = mask_ratio
-        self.backbone = _build_encoder(backbone)
+        self.backbone = _build_encoder(backbone, init_cfg)
         dims = self.backbone.variant.dims
         self.multi_scale_fusion_heads = nn.ModuleList(
             nn.Conv2d(dims[stage], dims[-1], kernel_size=side, stride=side)
@@ -145,21 +141,20 @@ class HieraMAE(BaseModel):
 
         Raises:
             TypeError: If the images are not a floating tensor.
+            ValueError: If they are no batch, or have other channels than the backbone.
             ConfigError: If sides are no multiples of 32, the mask does not fit the images, or
                 nothing would be visible, or nothing masked.
         """
         self.backbone.check_image(images)
-        grid = _grid(images)
+        grid = grid_of(images)
         mask, visible = self.draw_mask(images, mask, mask_ratio)
-        # Visible units come first, those of each image row by row.
-        order = (~mask).byte().argsort(dim=1, stable=True)
-        tokens = self.encode(images, mask, order[:, :visible])
+        tokens = self.encode(images, mask, visible)
         masked = spread(mask, grid).byte().argsort(dim=1, stable=True)
-        masked = masked[:, : SIDE**2 * (mask.shape[1] - visible)]
-        predictions = self.decode(tokens, order[:, :visible], masked, grid)
+        masked = masked[:, : SIDE**2 * (mask.shape[1] - visible.shape[1])]
+        predictions = self.decode(tokens, visible, masked, grid)
         labels = take(patches(images), masked)
-        labels = labels - labels.mean(dim=-1, keepdim=True)
-        labels = labels / (labels.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        mean, deviation = mean_and_deviation(labels)
+        labels = (labels - mean) / deviation
         precision = torch.promote_types(images.dtype, torch.float32)
         loss = (predictions.to(precision) - labels.to(precision)).square().mean()
         return MAEOutput(loss, predictions, labels, mask)
@@ -174,11 +169,10 @@ class HieraMAE(BaseModel):
         if source is None or self.is_init:
             super().init_weights()
             return
-        plan, decoder = self._plan(source)
-        self.backbone.load_state_dict(plan.tensors, strict=False)
+        encoder, decoder, report = self._plan(source)
+        self.backbone.load_state_dict(encoder, strict=False)
         self.load_state_dict(decoder, strict=False)
-        then = f'loaded too: {len(decoder)} tensors' if decoder else 'not in the file: starts anew'
-        print_log(f'{plan.report}\n  {"decoder":<13} {then}', logger='current')
+        print_log(str(report), logger='current')
         self.backbone.is_init = self.is_init = True
 
     def check_pretrained(self) -> None:
@@ -191,18 +185,20 @@ class HieraMAE(BaseModel):
         if source is not None:
             self._plan(source)
 
-    def _plan(self, source: dict[str, object]) -> tuple[weights.loading.Plan, dict[str, Tensor]]:
-        """Return what is to be loaded into the backbone, and into the rest."""
+    def _plan(
+        self, source: dict[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], weights.Report]:
+        """Return what is to be loaded into the backbone and into the rest, and a report."""
         plan = weights.plan(self.backbone, **source)
         path = source['source']
-        state = state_of(read_file(locate(path)), path)
         wanted = {
             name: tensor.shape
             for name, tensor in self.named_parameters()
             if not name.startswith('backbone.')
         }
         starts = {name.partition('.')[0] for name in wanted}
-        found = {name: t for name, t in state.items() if name.partition('.')[0] in starts}
+        found = {name: t for name, t in plan.rest.items() if name.partition('.')[0] in starts}
+        nonfinite(found, path, source.get('allow_nonfinite', False))
         others = [
             f'{name} (file {list(found[name].shape) if name in found else "none"}, '
             f'model {list(wanted[name]) if name in wanted else "none"})'
@@ -212,10 +208,22 @@ class HieraMAE(BaseModel):
         if found and others:
             raise CheckpointError(
                 f'{path} has another decoder: {listing(others, 4)}. Nothing was loaded. Set '
-                'decoder_embed_dim and decoder_depth as it was trained, or load its encoder alone: '
+                "decoder_embed_dim, decoder_depth and the backbone's in_channels as it was "
+                'trained, or load its encoder alone: '
                 "backbone.init_cfg=dict(type='Pretrained', checkpoint=...)."
             )
-        return plan, found
+        dropped = {
+            reason: left
+            for reason, names in plan.report.dropped.items()
+            if (left := [name for name in names if name not in found])
+        }
+        report = replace(
+            plan.report,
+            loaded=[*plan.report.loaded, *found],
+            dropped=dropped,
+            kept=[*plan.report.kept, *(wanted if not found else ())],
+        )
+        return plan.tensors, found, report
 
     def reset_parameters(self) -> None:
         """Draw all weights as the release does for pretraining: not as for training with labels."""
@@ -227,20 +235,23 @@ class HieraMAE(BaseModel):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         # As if it were a linear layer of all pixels of a patch.
-        nn.init.xavier_uniform_(self.backbone.patch_embed.proj.weight.detach().flatten(1))
+        stem = self.backbone.patch_embed.proj.weight
+        rows = nn.init.xavier_uniform_(torch.empty_like(stem.flatten(1)))
+        with torch.no_grad():
+            stem.copy_(rows.view(stem.shape))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
 
     def draw_mask(
         self, images: Tensor, mask: Tensor | None = None, mask_ratio: float | None = None
-    ) -> tuple[Tensor, int]:
-        """Return a mask ``(B, units)``, True where visible, and how many are visible in an image.
+    ) -> tuple[Tensor, Tensor]:
+        """Return a mask ``(B, units)``, True where visible, and the visible units of each image.
 
-        The number of a drawn mask depends on the shape alone, so that nothing is read back from a
-        GPU and a compiled network needs no break. Arguments and errors are those of
-        :meth:`forward_mae`.
+        How many a drawn mask leaves depends on the shape alone, so that nothing is read back from
+        a GPU and a compiled network needs no break. Arguments and errors are those of
+        :meth:`forward_mae`; the units, ``(B, visible)``, are in ascending order.
         """
-        grid = _grid(images)
+        grid = grid_of(images)
         units = grid[0] * grid[1]
         if mask is None:
             ratio = self.mask_ratio if mask_ratio is None else mask_ratio
@@ -265,7 +276,7 @@ class HieraMAE(BaseModel):
                 f'of {units} mask units {visible} would be visible; at least one must be, and one '
                 'masked: choose another mask ratio, or larger images'
             )
-        return mask, visible
+        return mask, (~mask).byte().argsort(dim=1, stable=True)[:, :visible]
 
     def encode(self, images: Tensor, mask: Tensor, visible: Tensor) -> Tensor:
         """Return the features of the visible units, fused from all stages.
@@ -278,7 +289,7 @@ class HieraMAE(BaseModel):
         Returns:
             ``(B, visible, 4, C)``, units in the order of ``visible``.
         """
-        grid = _grid(images)
+        grid = grid_of(images)
         pixels = mask.unflatten(1, grid).repeat_interleave(UNIT_PIXELS, 1)
         pixels = pixels.repeat_interleave(UNIT_PIXELS, 2).unsqueeze(1)
         # The 7x7 kernels of the patch embedding reach into units next to their own.
@@ -309,8 +320,8 @@ class HieraMAE(BaseModel):
             ``(B, masked tokens, C * 256)``.
         """
         rows, columns = grid[0] * SIDE, grid[1] * SIDE
-        position = self.decoder_pos_embed.transpose(1, 2).unflatten(2, self.decoder_grid)
-        position = resize_bicubic(position, (rows, columns)).flatten(2)[0].T
+        position = self.decoder_pos_embed.flatten(0, 1).T.unflatten(1, self.decoder_grid)
+        position = resize_bicubic(position.unsqueeze(0), (rows, columns)).squeeze(0).flatten(1).T
         number = torch.arange(rows * columns, device=x.device).view(1, 1, rows, columns)
         number = to_units(number, grid, SIDE)[0, :, :, 0]  # of each unit's tokens
         x = self.decoder_embed(x).flatten(1, 2)
@@ -324,7 +335,7 @@ class HieraMAE(BaseModel):
         return self.decoder_pred(self.decoder_norm(x[:, 0]))
 
 
-def _grid(images: Tensor) -> tuple[int, int]:
+def grid_of(images: Tensor) -> tuple[int, int]:
     """Return rows and columns of the mask units of images."""
     height, width = images.shape[-2:]
     if height % UNIT_PIXELS or width % UNIT_PIXELS:
@@ -353,41 +364,46 @@ def patches(images: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
+def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each patch ``(..., pixels)``, as ``(..., 1)``."""
+    return x.mean(dim=-1, keepdim=True), (x.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
 def unpatch(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Undo :func:`patches` for images of ``grid`` mask units."""
     x = x.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (grid[0] * SIDE, grid[1] * SIDE))
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-def _build_encoder(cfg: Mapping[str, object]) -> Hiera:
-    """Build a Hiera for pretraining."""
+def _build_encoder(cfg: Mapping[str, object], init_cfg: object) -> Hiera:
+    """Build a Hiera for pretraining; ``init_cfg`` is that of the whole."""
     kind = cfg.get('type')
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     if not isinstance(kind, type) or not issubclass(kind, Hiera):
         raise ConfigError(f"HieraMAE needs backbone=dict(type='Hiera', ...), got {cfg}")
+    options = dict(cfg)
     try:
-        options = dict(cfg)
-        variant = variant_of(options.pop('arch', 'tiny'), options.get('init_cfg'))
-        sizes = [variant.window_units(stage) for stage in range(len(variant.depths))]
-        encoder = replace(variant, q_pool=Q_POOL, window_sizes=(0, 0, 0, 0))
-        windows = tuple(
-            encoder.unit_side(stage) if units == 1 else 0 for stage, units in enumerate(sizes)
-        )
-        options.update(
-            arch=replace(encoder, window_sizes=windows),
-            out_indices=(0, 1, 2, 3), out_norm=None, out_strides=None, out_channels=None,
-            rel_pos=None,
-        )  # fmt: skip
-        built = MODELS.build(options)
+        pretrained_by(init_cfg)
+        weights_of = options.get('init_cfg') or init_cfg
+        variant = variant_of(options.pop('arch', 'tiny'), weights_of)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if max(sizes) > 1 or cfg.get('rel_pos'):
+    units = [variant.window_units(stage) for stage in range(len(variant.depths))]
+    encoder = replace(variant, q_pool=Q_POOL, window_sizes=(0, 0, 0, 0))
+    windows = [encoder.unit_side(stage) if units[stage] == 1 else 0 for stage in range(len(units))]
+    left_out = []
+    if max(units) > 1:
+        left_out.append(f'windows of several mask units ({variant.window_sizes})')
+    if options.get('rel_pos'):
+        left_out.append('relative position')
+    if left_out:
         print_log(
-            f'{variant.window_sizes} are windows of several mask units, or there is relative '
-            'position: for the pretraining, attention is global over the visible units there. The '
-            'weights load into the network as it is in the config.',
+            f'Pretraining leaves out {" and ".join(left_out)}: attention there is global over the '
+            'visible units. The weights load into the network with them.',
             logger='current',
         )
-    return built
+    options |= dict(arch=replace(encoder, window_sizes=windows), out_indices=(0, 1, 2, 3))
+    options |= dict(out_norm=None, out_strides=None, out_channels=None, rel_pos=None)
+    return MODELS.build(options)

@@ -200,6 +200,7 @@ class Weights:
         family: Whose names the file uses.
         tensors: Parameters by our names.
         dropped: Names that the file has and a backbone has no use for, by the reason.
+        rest: What has these names.
         prefix: What stood before the family's names, e.g. ``'image_encoder.trunk.'``.
         depths: Blocks of each stage in the file.
     """
@@ -207,6 +208,7 @@ class Weights:
     family: Family
     tensors: dict[str, Tensor]
     dropped: dict[str, list[str]]
+    rest: dict[str, Tensor]
     prefix: str
     depths: tuple[int, ...]
 
@@ -223,7 +225,7 @@ def interpret(content: Mapping[str, Any], path: object, prefix: str | None = Non
         CheckpointError: If there is no Hiera in the file, or more than one, if it has names that
             its family does not know, or if blocks are missing.
     """
-    state = state_of(content, path)
+    state = _state_of(content, path)
     family, prefix = _recognise(state, path, prefix)
     inside = {name.removeprefix(prefix): tensor for name, tensor in state.items()
               if name.startswith(prefix)}  # fmt: skip
@@ -261,10 +263,11 @@ def interpret(content: Mapping[str, Any], path: object, prefix: str | None = Non
                 f'{path}: {name} is of type {tensor.dtype}, and weights must be floating-point '
                 'numbers. Quantised files cannot be read; use the original one.'
             )
-    return Weights(family, tensors, dropped, prefix, depths)
+    rest = {name: state[name] for names in dropped.values() for name in names}
+    return Weights(family, tensors, dropped, rest, prefix, depths)
 
 
-def state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+def _state_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     """Return the tensors by name, wherever the file keeps them."""
     for key in CONTAINERS:
         inner = content.get(key)

@@ -77,10 +77,12 @@ class Plan:
     Attributes:
         tensors: What is to be copied, by the network's names.
         report: What will have become of the file's weights.
+        rest: What else is in the file, by its own names.
     """
 
     tensors: dict[str, Tensor]
     report: Report
+    rest: dict[str, Tensor]
 
 
 def read(source: str | os.PathLike, prefix: str | None = None) -> Weights:
@@ -180,13 +182,7 @@ def plan(
     tensors = dict(weights.tensors)
     dropped = {reason: list(names) for reason, names in weights.dropped.items()}
 
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad and not allow_nonfinite:
-        raise CheckpointError(
-            f'{source} has NaN or infinite numbers in {len(bad)} tensors: {listing(bad)}. Such a '
-            'network computes nothing; use another file. (allow_nonfinite=True loads it all the '
-            'same.)'
-        )
+    bad = nonfinite(tensors, source, allow_nonfinite)
     if bad:
         remarks.append(f'NaN or infinite numbers in {listing(bad)}')
 
@@ -262,7 +258,23 @@ def plan(
         kept=kept,
         remarks=remarks,
     )
-    return Plan(tensors, report)
+    return Plan(tensors, report, weights.rest)
+
+
+def nonfinite(tensors: Mapping[str, Tensor], source: object, allowed: bool) -> list[str]:
+    """Return the names of tensors with NaN or infinite numbers in them.
+
+    Raises:
+        CheckpointError: If there are any and they are not allowed.
+    """
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad and not allowed:
+        raise CheckpointError(
+            f'{source} has NaN or infinite numbers in {len(bad)} tensors: {listing(bad)}. Such a '
+            'network computes nothing; use another file. (allow_nonfinite=True loads it all the '
+            'same.)'
+        )
+    return bad
 
 
 def _starts(names: list[str]) -> str:

@@ -69,6 +69,7 @@ def test_a_batch_is_its_images_one_by_one(trunk):
         )
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize('q_pool', [1, 2, 3])
 def test_fewer_query_poolings_are_the_releases(small_arch, q_pool):
     from hiera import Hiera

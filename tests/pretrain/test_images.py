@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from hiera_mm.errors import DataError
-from hiera_mm.pretrain import RandomResizedCrop, UnlabelledImages
-from hiera_mm.pretrain.images import MAX_FAILURES, SMALL, UNREADABLE
+from hiera_mm.pretrain import RandomAreaCrop, UnlabelledImages
+from hiera_mm.pretrain.images import SMALL, UNUSABLE
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=(96, 64)),
+    dict(type='RandomAreaCrop', scale=(96, 64)),
     dict(type='RandomFlip', prob=0.5),
 ]
 
@@ -47,15 +47,28 @@ def test_unreadable_images_give_way_and_are_told_of(folder):
     samples = [dataset[index]['data_samples'] for index in range(len(dataset))]
     problems = [problem for sample in samples for problem in sample.problems]
     found = {(path, kind) for path, kind, _ in problems}
-    assert found == {(str(broken), UNREADABLE), (str(folder / '0_small.png'), SMALL)}
+    assert found == {(str(broken), UNUSABLE), (str(folder / '0_small.png'), SMALL)}
     assert any('failed to load image' in detail for _, _, detail in problems)
 
 
 def test_a_folder_of_nothing_but_broken_images_ends(tmp_path):
     (tmp_path / 'a.png').touch()
     dataset = UnlabelledImages(str(tmp_path), PIPELINE)
-    with pytest.raises(DataError, match=rf'{MAX_FAILURES} images in a row.*a\.png'):
+    with pytest.raises(DataError, match=r'101 images in a row.*a\.png.*raise max_refetch'):
         dataset[0]
+
+
+def test_images_of_other_channels_are_left_out(folder):
+    grey = folder / '0_grey.png'
+    cv2.imwrite(str(grey), np.zeros((40, 40), np.uint8))
+    pipeline = [dict(PIPELINE[0], color_type='unchanged'), *PIPELINE[1:]]
+    dataset = UnlabelledImages(str(folder), pipeline)
+    sample = dataset[0]
+    assert sample['inputs'].shape[0] == 3
+    assert (str(grey), UNUSABLE, 'ValueError: 1 channels instead of 3') in sample[
+        'data_samples'
+    ].problems
+    assert UnlabelledImages(str(folder), pipeline, in_channels=1)[0]['inputs'].shape[0] == 1
 
 
 def test_folders_without_images(tmp_path):
@@ -77,7 +90,7 @@ def test_crops_of_any_kind_of_image(shape, dtype):
     from torchvision.transforms.v2.functional import resize
 
     image = (np.random.default_rng(0).random(shape) * 250).astype(dtype)
-    crop = RandomResizedCrop(64, crop_ratio_range=(1, 1), aspect_ratio_range=(1, 1))
+    crop = RandomAreaCrop(64, crop_ratio_range=(1, 1), aspect_ratio_range=(1, 1))
     found = crop({'img': image})['img']
     assert found.shape == (64, 64, shape[2] if len(shape) > 2 else 1)
     assert found.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
@@ -89,7 +102,7 @@ def test_crops_of_any_kind_of_image(shape, dtype):
 
 def test_crops_keep_to_their_share():
     marked = np.arange(100 * 100, dtype=np.float32).reshape(100, 100)
-    crop = RandomResizedCrop(32, crop_ratio_range=(0.2, 0.3))
+    crop = RandomAreaCrop(32, crop_ratio_range=(0.2, 0.3))
     for _ in range(20):
         found = crop({'img': marked})['img'][..., 0]
         rows, columns = (found.max(axis) - found.min(axis) for axis in (0, 1))

@@ -95,7 +95,7 @@ def test_masks_differ_between_images_and_draws(small_arch):
     assert first.sum(1).tolist() == [19] * 4  # as the release: int(49 * 0.4)
     assert not first.equal(second)
     assert len(first.unique(dim=0)) == 4
-    assert model.draw_mask(images[..., :160], mask_ratio=0.8)[1] == 7  # 35 units
+    assert model.draw_mask(images[..., :160], mask_ratio=0.8)[1].shape == (4, 7)  # of 35
 
 
 def test_windows_of_several_units_become_global_and_weights_come_back(tmp_path):
@@ -125,10 +125,11 @@ def test_the_log_says_that_windows_are_left_out(small_arch, logged):
     small(small_arch)
     assert not logged
     small({**small_arch, 'window_sizes': (8, 4, 14, 7)})
-    assert 'windows of several mask units' in logged[0]
+    assert 'leaves out windows of several mask units' in logged[0]
 
 
-def test_a_released_checkpoint_loads_whole_and_another_decoder_is_refused(tmp_path):
+@pytest.mark.peers
+def test_a_released_checkpoint_loads_whole_and_another_decoder_is_refused(tmp_path, logged):
     decoder = dict(decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2)
     theirs = released('tiny', **decoder)
     file = tmp_path / 'mae_hiera_tiny_224.pth'
@@ -139,6 +140,8 @@ def test_a_released_checkpoint_loads_whole_and_another_decoder_is_refused(tmp_pa
     )
     ours.check_pretrained()
     ours.init_weights()
+    assert 'left out' not in logged[-1]
+    assert 'not in file' not in logged[-1]
     for name, tensor in ours.state_dict().items():
         assert theirs.state_dict()[name.removeprefix('backbone.')].equal(tensor), name
     images = torch.randn(1, 3, 224, 224)
@@ -156,6 +159,16 @@ def test_a_released_checkpoint_loads_whole_and_another_decoder_is_refused(tmp_pa
     assert all(a.equal(b) for a, b in zip(before, other.parameters(), strict=True))
 
 
+def test_a_decoder_that_computes_nothing_is_refused(tmp_path, small_arch):
+    model = small(small_arch)
+    model.decoder_pred.bias.data[0] = float('nan')
+    torch.save(model.state_dict(), tmp_path / 'mae.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'mae.pth'))
+    with pytest.raises(CheckpointError, match=r'NaN.*decoder_pred\.bias'):
+        small(small_arch, init_cfg=init_cfg).init_weights()
+    small(small_arch, init_cfg=dict(init_cfg, allow_nonfinite=True)).init_weights()
+
+
 def test_a_checkpoint_without_decoder_starts_the_decoder_anew(tmp_path, small_arch, logged):
     file = tmp_path / 'hiera.pth'
     backbone = Hiera(small_arch, out_norm=None)
@@ -164,7 +177,7 @@ def test_a_checkpoint_without_decoder_starts_the_decoder_anew(tmp_path, small_ar
     model.init_weights()
     for name, tensor in backbone.state_dict().items():
         assert model.backbone.state_dict()[name].equal(tensor)
-    assert 'not in the file: starts anew' in logged[-1]
+    assert 'not in file   3' in logged[-1]
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -212,8 +225,11 @@ def test_half_precision_keeps_the_loss_precise(small_arch):
     [
         (dict(mask_ratio=1.0), 'mask_ratio must be above 0 and below 1'),
         (dict(mask_ratio=0), 'mask_ratio must be above 0 and below 1'),
-        (dict(decoder_num_heads=3), 'multiple of decoder_num_heads'),
-        (dict(decoder_depth=0), 'at least one block'),
+        (dict(mask_ratio='x'), "got 'x'"),
+        (dict(decoder_num_heads=3), 'the first a multiple of the last'),
+        (dict(decoder_depth=0), 'whole numbers above 0'),
+        (dict(decoder_embed_dim=32.0), 'whole numbers above 0'),
+        (dict(init_cfg=dict(type='Pretrained', chekpoint='x')), 'init_cfg must be'),
         (dict(backbone=dict(type='Hiera', arch='tinny')), "did you mean 'tiny'"),
         (dict(backbone=dict(type='Hiera', arch='auto')), 'name them with init_cfg'),
         (dict(backbone=dict(type='Hiera', drop_path=0.1)), "no argument 'drop_path'"),

@@ -84,6 +84,31 @@ def test_visualize_features(run_here, workplace, tmp_path, small_arch):
     assert len(list((tmp_path / 'figures').iterdir())) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [(), ('--fsdp',)], ids=['ddp', 'fsdp'])
+def test_pretraining_in_two_processes(run, workplace, how):
+    """Each sees its part of the images; what both found is told at the end."""
+    home = Path(__file__).parents[2]
+    images = workplace / 'data' / 'shapes' / 'images'
+    (images / 'broken.jpg').touch()
+    config = home / 'configs' / 'pretrain' / 'mae_hiera-t_1xb128-100e_images.py'
+    (workplace / 'mae.py').write_text(
+        f"""_base_ = {str(config)!r}
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dim=16, num_heads=1, depths=(1, 1, 1, 1))),
+    init_cfg=None, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=1)
+train_dataloader = dict(
+    batch_size=1, num_workers=1, dataset=dict(data_root={str(images)!r}))
+train_cfg = dict(max_epochs=2)
+"""
+    )
+    done = run('dist_train.sh', 'mae.py', 2, *how, PORT=free_port())
+    assert done.returncode == 0, done.stderr
+    assert 'Images unusable, and left out: 1' in done.stdout + done.stderr
+    assert 'Grad strides do not match' not in done.stderr
+    assert (workplace / 'work_dirs' / 'mae' / 'epoch_2.pth').is_file()
+
+
 def test_user_errors_are_short(run_here, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     option = 'train_dataloader.dataset.data_root=none'

@@ -2,7 +2,7 @@
 data_root = 'data/imagenet/train/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0)),
+    dict(type='RandomAreaCrop', scale=224, crop_ratio_range=(0.2, 1.0)),
     dict(type='RandomFlip', prob=0.5),
 ]
 train_dataloader = dict(
