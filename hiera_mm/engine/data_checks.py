@@ -167,7 +167,7 @@ def _check_files(dataset: BaseDataset, where: str, cfg: Config) -> None:
     for key, kind, path in wanted:
         if not path or not isinstance(path, str | Path) or Path(path).exists():
             continue
-        if root and not Path(root).exists() and Path(root) in Path(path).parents:
+        if root and not Path(root).exists() and Path(root) in (Path(path), *Path(path).parents):
             key, kind, path = 'data_root', 'folder', root
         raise DataError(_missing(Path(path), f'{where}.{key}', kind, dataset, cfg))
 

@@ -116,7 +116,7 @@ def find_images(source: str | Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f'No image or folder {source} (looked for {source.absolute()}).')
-    files = sorted(source.iterdir())
+    files = sorted(file for file in source.iterdir() if file.is_file())
     images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
     if not images:
         raise DataError(f'The folder {source.absolute()} has no images ({endings}) directly in it.')

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.registry import HOOKS
 
+from ..errors import ConfigError
 from .images import RandomAreaCrop, UnlabelledImages
 from .mae import HieraMAE, MAEOutput
 
@@ -48,5 +49,7 @@ def pretrain(config: str | Path, images: str | Path | None = None, **options: An
 
     overrides = read_overrides(options.pop('cfg_options', None) or {})
     if images is not None:
+        if not str(images):
+            raise ConfigError('--images is empty; name a folder of images.')
         overrides['train_dataloader.dataset.data_root'] = str(images)
     return train(config, cfg_options=overrides, **options)

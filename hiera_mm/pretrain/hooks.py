@@ -113,12 +113,13 @@ def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.nda
 class ImageProblemsHook(Hook):
     """Tells of images that are unusable or very small: the first at once, all at the end.
 
-    The first is that of the first process. The list, with reasons, goes into ``image_problems.txt``
-    in the work folder.
+    The first is that of the first process. Each process adds what it finds, with the reason, to
+    ``image_problems.txt`` in the work folder.
     """
 
     def before_train(self, runner: Any) -> None:
         """Begin anew."""
+        self.file = Path(runner.work_dir) / 'image_problems.txt'
         self.found: dict[str, dict[str, str]] = {}
 
     def after_train_iter(
@@ -131,7 +132,10 @@ class ImageProblemsHook(Hook):
                     runner.logger.warning(
                         f'Image {path} is {kind} ({detail}). All such images are named at the end.'
                     )
-                self.found.setdefault(kind, {})[path] = detail
+                if path not in self.found.setdefault(kind, {}):
+                    with self.file.open('a', encoding='utf-8') as file:  # the run may not end
+                        file.write(f'{path}: {kind}: {detail}\n')
+                self.found[kind][path] = detail
 
     def after_train(self, runner: Any) -> None:
         """Report what all processes found."""
@@ -139,13 +143,8 @@ class ImageProblemsHook(Hook):
         for part in all_gather_object(self.found):
             for kind, images in part.items():
                 found.setdefault(kind, {}).update(images)
-        if not found or not is_main_process():
-            return
-        file = Path(runner.work_dir) / 'image_problems.txt'
-        lines = [f'{path}: {images[path]}' for images in found.values() for path in sorted(images)]
-        file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
         for kind, images in found.items():
             runner.logger.warning(
-                f'Images {kind}: {len(images)} ({listing(sorted(images), 20)}). {file} has '
+                f'Images {kind}: {len(images)} ({listing(sorted(images), 20)}). {self.file} has '
                 'the reasons.'
             )

@@ -33,8 +33,8 @@ class UnlabelledImages(BaseDataset):
     Args:
         data_root: The folder.
         in_channels: Channels of the images; those with others are left out.
-        pipeline: Transforms of a dict of ``img_path`` that end with one of ``img``, an array
-            ``(H, W, C)`` or ``(H, W)``; the images of a batch have one size.
+        pipeline: Transforms of a dict: the first loads ``img_path`` as ``img``, an array
+            ``(H, W, C)`` or ``(H, W)``, the others change it, so that a batch has one size.
         max_refetch: How many images in a row may be left out before something else must be wrong.
         **options: As for mmengine's ``BaseDataset``.
 
@@ -45,7 +45,7 @@ class UnlabelledImages(BaseDataset):
     def __init__(
         self,
         data_root: str,
-        pipeline: Sequence[Any] = (),
+        pipeline: Sequence[Any] = ({'type': 'LoadImageFromFile'},),
         *,
         in_channels: int = 3,
         max_refetch: int = 100,
@@ -63,7 +63,8 @@ class UnlabelledImages(BaseDataset):
 
         root = Path(self.data_prefix['img_path'])
         if not root.is_dir():
-            raise DataError(f'There is no folder of images {root} (looked for {root.absolute()}).')
+            missing = 'is a file; name its folder' if root.is_file() else 'does not exist'
+            raise DataError(f'The folder of images, {root.absolute()}, {missing}.')
         images, others = [], Counter()
         for path in _files(root):
             ending = Path(path).suffix.lower()
@@ -92,24 +93,28 @@ class UnlabelledImages(BaseDataset):
         """
         info = self.get_data_info(idx)
         path = info['img_path']
+        load, *others = self.pipeline.transforms
         try:
-            results = self.pipeline(info)
-            image = results['img']
-            image = image[..., None] if image.ndim == 2 else image
-            if image.shape[2] != self.in_channels:
-                raise ValueError(f'{image.shape[2]} channels instead of {self.in_channels}')
+            results = load(info)
+            channels = 1 if results['img'].ndim == 2 else results['img'].shape[2]
+            if channels != self.in_channels:
+                raise ValueError(f'{channels} channels instead of {self.in_channels}')
         except Exception as error:  # decoders raise anything
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
             self._problems.append((path, UNUSABLE, reason))
             if len(self._problems) > self.max_refetch:
                 raise DataError(
-                    f'{len(self._problems)} images in a row were unusable, the last one {path}: '
-                    f'{reason}. If it is meant, raise max_refetch of the data set.'
+                    f'{len(self._problems)} images, one after the other, were unusable, the last '
+                    f'one {path}: {reason}. If it is meant, raise max_refetch of the data set.'
                 ) from error
             return None
+        for transform in others:
+            results = transform(results)
+        image = results['img']
         size = results.get('ori_shape', image.shape)[:2]
         if min(size) < UNIT_PIXELS:
-            self._problems.append((path, SMALL, f'{size[0]}x{size[1]} pixels'))
+            self._problems.append((path, SMALL, f'{size[0]} pixels high, {size[1]} wide'))
+        image = image[..., None] if image.ndim == 2 else image
         sample = BaseDataElement(metainfo={'img_path': path, 'problems': self._problems})
         self._problems = []
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

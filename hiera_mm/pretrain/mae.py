@@ -84,14 +84,12 @@ class HieraMAE(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor or dict(type='ImgDataPreprocessor'), init_cfg)
         decoder = (decoder_embed_dim, decoder_depth, decoder_num_heads)
-        if not isinstance(mask_ratio, int | float) or not 0 < mask_ratio < 1:
-            raise ConfigError(f'mask_ratio must be above 0 and below 1, got {mask_ratio!r}')
         if not all(isinstance(n, int) and n > 0 for n in decoder) or decoder[0] % decoder[2]:
             raise ConfigError(
                 'decoder_embed_dim, decoder_depth and decoder_num_heads must be whole numbers '
                 f'above 0, the first a multiple of the last; got {decoder}'
             )
-        self.mask_ratio = mask_ratio
+        self.mask_ratio = _checked(mask_ratio)
         self.backbone = _build_encoder(backbone, init_cfg)
         dims = self.backbone.variant.dims
         self.multi_scale_fusion_heads = nn.ModuleList(
@@ -134,7 +132,8 @@ class HieraMAE(BaseModel):
             images: Normalised images ``(B, C, H, W)``; H and W are multiples of 32.
             mask: True for each mask unit that stays visible, ``(B, units)``, row by row; the same
                 number in every image. By default the units are drawn at random.
-            mask_ratio: Share of units to delete where no mask is given; by default the model's own.
+            mask_ratio: Share of units to delete, in (0, 1), where no mask is given; by default the
+                model's own.
 
         Returns:
             Loss, predictions, labels and mask.
@@ -254,7 +253,7 @@ class HieraMAE(BaseModel):
         grid = grid_of(images)
         units = grid[0] * grid[1]
         if mask is None:
-            ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+            ratio = _checked(self.mask_ratio if mask_ratio is None else mask_ratio)
             visible = int(units * (1 - ratio) + 1e-9)  # 5 units * (1 - 0.8) is 0.99...
             noise = torch.rand(len(images), units, device=images.device)
             mask = noise.argsort(dim=1).argsort(dim=1) < visible
@@ -274,7 +273,7 @@ class HieraMAE(BaseModel):
         if not 0 < visible < units:
             raise ConfigError(
                 f'of {units} mask units {visible} would be visible; at least one must be, and one '
-                'masked: choose another mask ratio, or larger images'
+                'masked: choose another mask or mask ratio, or larger images'
             )
         return mask, (~mask).byte().argsort(dim=1, stable=True)[:, :visible]
 
@@ -335,13 +334,20 @@ class HieraMAE(BaseModel):
         return self.decoder_pred(self.decoder_norm(x[:, 0]))
 
 
+def _checked(mask_ratio: float) -> float:
+    """Return a mask ratio if it is one."""
+    if not isinstance(mask_ratio, int | float) or not 0 < mask_ratio < 1:
+        raise ConfigError(f'mask_ratio must be above 0 and below 1, got {mask_ratio!r}')
+    return mask_ratio
+
+
 def grid_of(images: Tensor) -> tuple[int, int]:
     """Return rows and columns of the mask units of images."""
     height, width = images.shape[-2:]
     if height % UNIT_PIXELS or width % UNIT_PIXELS:
         raise ConfigError(
             f'images of {height}x{width} pixels are not whole mask units: to pretrain, both sides '
-            f'must be multiples of {UNIT_PIXELS} (crop the images to such a size)'
+            f'must be multiples of {UNIT_PIXELS} (the scale of the crop in the pipeline sets them)'
         )
     return height // UNIT_PIXELS, width // UNIT_PIXELS
 

@@ -57,7 +57,15 @@ def test_unreadable_images_give_way_and_are_told_of(folder):
 def test_a_folder_of_nothing_but_broken_images_ends(tmp_path):
     (tmp_path / 'a.png').touch()
     dataset = UnlabelledImages(str(tmp_path), PIPELINE)
-    with pytest.raises(DataError, match=r'101 images in a row.*a\.png.*raise max_refetch'):
+    with pytest.raises(
+        DataError, match=r'101 images, one after the other.*a\.png.*raise max_refetch'
+    ):
+        dataset[0]
+
+
+def test_a_fault_of_the_pipeline_is_no_fault_of_the_image(folder):
+    dataset = UnlabelledImages(str(folder), [PIPELINE[0], lambda results: 1 / 0])
+    with pytest.raises(ZeroDivisionError):
         dataset[0]
 
 
@@ -75,11 +83,13 @@ def test_images_of_other_channels_are_left_out(folder):
 
 
 def test_folders_without_images(tmp_path):
-    with pytest.raises(DataError, match='no folder of images'):
+    with pytest.raises(DataError, match='does not exist'):
         UnlabelledImages(str(tmp_path / 'none'))
     with pytest.raises(DataError, match='there are no files'):
         UnlabelledImages(str(tmp_path))
     (tmp_path / 'a.npy').touch()
+    with pytest.raises(DataError, match='is a file; name its folder'):
+        UnlabelledImages(str(tmp_path / 'a.npy'))
     with pytest.raises(DataError, match=r'files of other kinds: 1 \.npy'):
         UnlabelledImages(str(tmp_path))
 

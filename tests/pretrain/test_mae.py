@@ -246,7 +246,7 @@ def test_impossible_options(options, message):
     [
         ((20, 64), {}, 'images of 20x64 pixels are not whole mask units'),
         ((64, 64), dict(mask_ratio=0.9), 'of 4 mask units 0 would be visible'),
-        ((64, 64), dict(mask_ratio=0.0), 'of 4 mask units 4 would be visible'),
+        ((64, 64), dict(mask_ratio=0.0), 'mask_ratio must be above 0'),
         ((32, 32), {}, 'larger images'),
         ((64, 64), dict(mask=torch.ones(2, 4)), 'of 4 mask units 4 would be visible'),
         ((64, 64), dict(mask=torch.ones(1, 4)), 'must have shape \\(2, 4\\)'),

@@ -1,5 +1,4 @@
 # Every image in a folder and below it: `tools/pretrain.py CONFIG --images DIR`.
-data_root = 'data/imagenet/train/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomAreaCrop', scale=224, crop_ratio_range=(0.2, 1.0)),
@@ -10,5 +9,7 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline),
+    dataset=dict(
+        type='UnlabelledImages', data_root='data/imagenet/train/', pipeline=train_pipeline
+    ),
 )
