@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from benchmarks.kit.ledger import Ledger
 from benchmarks.studies import mae
-from benchmarks.studies.mae import DATA, STARTS, TASKS, Job
+from benchmarks.studies.mae import STARTS, TASKS, Job
 from demo.shapes import make_shapes
 from hiera_mm.errors import UserError
 
