@@ -30,7 +30,7 @@ def main() -> None:
         default=[1.0],
         help="the backbone's learning rate, as multiples of the demo's (1)",
     )
-    sizes = dict(unlabelled=3000, labelled=50, validation=200, pretrain_iters=2500, train_iters=300)
+    sizes = dict(unlabelled=3000, labelled=50, validation=200, pretrain_iters=4500, train_iters=300)
     for name, default in sizes.items():
         option = f'--{name.replace("_", "-")}'
         parser.add_argument(option, type=options.at_least(2), default=default, help='(%(default)s)')
