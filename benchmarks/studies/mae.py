@@ -280,7 +280,7 @@ def draw_scores(scores: Mapping[Job, float], file: Path) -> None:
         title = data if rate == 1 else f"{data}, backbone's rate x {rate:g}"
         axes.set_title(title, fontsize='medium')
         axes.set_ylabel(TASKS[task].score)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(*group['scratch'], *group['MAE'], 1))
         axes.margins(x=0.3)
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
