@@ -21,7 +21,7 @@ data_root = 'data/shapes/images/training/'
 train_scale = (160, 128)  # width and height, multiples of 32
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=train_scale, crop_ratio_range=(0.1, 0.6)),
+    dict(type='RandomAreaCrop', scale=train_scale, crop_ratio_range=(0.1, 0.6)),
     dict(type='RandomFlip', prob=0.5),
 ]
 train_dataloader = dict(
