@@ -166,7 +166,9 @@ def test_reconstructions_are_the_predictions():
     assert (grey[..., 0] == grey[..., 2]).all()
 
 
-@pytest.mark.parametrize('path', sorted((CONFIGS / 'pretrain').glob('*xb*.py')), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'path', sorted((CONFIGS / 'pretrain').glob('*xb*.py')), ids=lambda p: p.stem
+)
 def test_configs_have_the_papers_recipe(path):
     """arXiv 2306.00989, Table 14a; rate and length of the one for own images are ours."""
     cfg = Config.fromfile(path)
