@@ -27,6 +27,8 @@ from hiera_mm.pretrain import pretrain
 
 STARTS = ('scratch', 'MAE')
 CONFIGS = ROOT / 'configs'
+# The demo's with the blocks of Hiera-T. Where blocks are few, drawn weights learn as soon.
+ARCH = {'embed_dim': 32, 'num_heads': 1, 'depths': (1, 2, 7, 2)}
 IN_PROCESS = {'num_workers': 0, 'persistent_workers': False}
 
 
@@ -182,7 +184,11 @@ def pretrain_once(name: str, root: Path, setting: Namespace, folder: Path) -> di
         Its last `loss`, and the `seconds` that it took.
     """
     config, iters = CONFIGS / 'pretrain' / 'mae_hiera-demo_shapes.py', setting.pretrain_iters
-    changes = _length(Config.fromfile(config), iters) | _under('train_dataloader', IN_PROCESS)
+    changes = {
+        **_length(Config.fromfile(config), iters),
+        **_under('train_dataloader', IN_PROCESS),
+        **_under('model.backbone.arch', ARCH),
+    }
     images = root / DATA[name].images
     pretrain(config, images, work_dir=str(folder), resume='auto', cfg_options=changes)
     losses = read_history(folder).losses
@@ -213,6 +219,7 @@ def changes_for(job: Job, root: Path, setting: Namespace, weights: Path) -> dict
         **_length(config, setting.train_iters),
         **_under('train_dataloader', IN_PROCESS),
         **_under('val_dataloader', IN_PROCESS),
+        **_under('model.backbone.arch', ARCH),
         'train_dataloader.dataset.data_root': str(root),
         'val_dataloader.dataset.data_root': str(root),
         # Spread over all of them: neighbours may be alike.

@@ -169,7 +169,7 @@ def draw(rows: Sequence[Row], title: str, file: Path) -> None:
     for panel, (what, name) in zip(axes, kinds.items(), strict=True):
         mine = [row for row in rows if row['what'] == what]
         bars = panel.bar([str(row['case']) for row in mine], [row['ratio'] for row in mine])
-        panel.bar_label(bars, fmt='%.2f', fontsize='small')
+        panel.bar_label(bars, fmt='%.2f', fontsize='small', padding=5)
         if what == 'encoder':
             shares = [1 - row['case'] for row in mine]
             panel.plot(range(len(mine)), shares, 'k_', markersize=30, label='share of units')

@@ -15,13 +15,12 @@ model = dict(
     decoder_num_heads=3,
 )
 
-# Data. Small parts of the images, so that objects reach over several mask units: of what lies in
-# one alone nothing visible tells, and only the background is learnt.
+# Data
 data_root = 'data/shapes/images/training/'
 train_scale = (160, 128)  # width and height, multiples of 32
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomAreaCrop', scale=train_scale, crop_ratio_range=(0.1, 0.6)),
+    dict(type='RandomAreaCrop', scale=train_scale, crop_ratio_range=(0.2, 1.0)),
     dict(type='RandomFlip', prob=0.5),
 ]
 train_dataloader = dict(
