@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -86,10 +87,11 @@ def test_visualize_features(run_here, workplace, tmp_path, small_arch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('how', [(), ('--fsdp',)], ids=['ddp', 'fsdp'])
-def test_pretraining_in_two_processes(run, workplace, how):
+def test_pretraining_in_two_processes(run, workplace, tmp_path, how):
     """Each sees its part of the images; what both found is told at the end."""
     home = Path(__file__).parents[2]
-    images = workplace / 'data' / 'shapes' / 'images'
+    images = tmp_path / 'images'
+    shutil.copytree(workplace / 'data' / 'shapes' / 'images' / 'training', images)
     (images / 'broken.jpg').touch()
     config = home / 'configs' / 'pretrain' / 'mae_hiera-t_1xb128-100e_images.py'
     (workplace / 'mae.py').write_text(
