@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,14 +35,7 @@ def main() -> None:
     import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
     from hiera_mm.engine import predict, run_tool
 
-    def draw() -> int:
-        found = predict(**args)
-        print(f'\n{len(found.drawings)} drawings in {args["out"]}')
-        for path, reason in found.failed.items():
-            print(f'Could not be drawn: {path}: {reason}', file=sys.stderr)
-        return 1 if found.failed else 0
-
-    run_tool(draw)
+    run_tool(lambda: predict(**args).report(args['out']))
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,14 +50,7 @@ def main() -> None:
     import hiera_mm  # noqa: F401  before the toolboxes: it supplies mmcv's operators
     from hiera_mm.engine import draw_features, run_tool
 
-    def draw() -> int:
-        found = draw_features(**args)
-        print(f'\n{len(found.drawings)} figures in {args["out"]}')
-        for path, reason in found.failed.items():
-            print(f'Could not be drawn: {path}: {reason}', file=sys.stderr)
-        return 1 if found.failed else 0
-
-    run_tool(draw)
+    run_tool(lambda: draw_features(**args).report(args['out'], 'figures'))
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,17 @@ class Predictions:
 
     drawings: list[Path]
     failed: dict[Path, str]
+
+    def report(self, out: str | Path, what: str = 'drawings') -> int:
+        """Print how many there are in the folder `out`, and what failed.
+
+        Returns:
+            The exit code of a tool: 1 if an image failed.
+        """
+        print(f'\n{len(self.drawings)} {what} in {out}')
+        for path, reason in self.failed.items():
+            print(f'Could not be drawn: {path}: {reason}', file=sys.stderr)
+        return 1 if self.failed else 0
 
 
 def predict(

@@ -13,7 +13,8 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from ..errors import listing
-from .mae import PATCH, MAEOutput, grid_of, mean_and_deviation, patches, spread, unpatch
+from ..network.trunk import UNIT_PIXELS
+from .mae import SIDE, MAEOutput, grid_of, mean_and_deviation, patches, spread, unpatch
 
 _GREY = 127
 
@@ -75,7 +76,7 @@ def reconstruct(images: Tensor, output: MAEOutput) -> Tensor:
     """
     grid = grid_of(images)
     filled = patches(images).clone()
-    masked = ~spread(output.mask, grid)
+    masked = ~spread(output.mask, grid, SIDE).flatten(1)
     mean, deviation = mean_and_deviation(filled[masked])
     predictions = output.predictions.flatten(0, 1).to(filled.dtype)
     filled[masked] = predictions * deviation + mean
@@ -94,9 +95,7 @@ def draw(images: Tensor, output: MAEOutput, normalised_by: Any = None) -> np.nda
         An RGB picture ``(B * H, 3 * W, 3)`` of 8 bits. Images of one channel are grey, of more than
         three the first three are drawn.
     """
-    grid = grid_of(images)
-    hidden = ~spread(output.mask, grid)[..., None].expand(-1, -1, images.shape[1] * PATCH**2)
-    hidden = unpatch(hidden, grid)
+    hidden = ~spread(output.mask, grid_of(images), UNIT_PIXELS).unsqueeze(1)
     panels = torch.cat([images, images, reconstruct(images, output)], dim=3).float()
     if (std := getattr(normalised_by, 'std', None)) is not None:
         images, panels = (x * std + normalised_by.mean for x in (images, panels))

@@ -148,7 +148,7 @@ class HieraMAE(BaseModel):
         grid = grid_of(images)
         mask, visible = self.draw_mask(images, mask, mask_ratio)
         tokens = self.encode(images, mask, visible)
-        masked = spread(mask, grid).byte().argsort(dim=1, stable=True)
+        masked = spread(mask, grid, SIDE).flatten(1).byte().argsort(dim=1, stable=True)
         masked = masked[:, : SIDE**2 * (mask.shape[1] - visible.shape[1])]
         predictions = self.decode(tokens, visible, masked, grid)
         labels = take(patches(images), masked)
@@ -289,8 +289,7 @@ class HieraMAE(BaseModel):
             ``(B, visible, 4, C)``, units in the order of ``visible``.
         """
         grid = grid_of(images)
-        pixels = mask.unflatten(1, grid).repeat_interleave(UNIT_PIXELS, 1)
-        pixels = pixels.repeat_interleave(UNIT_PIXELS, 2).unsqueeze(1)
+        pixels = spread(mask, grid, UNIT_PIXELS).unsqueeze(1)
         # The 7x7 kernels of the patch embedding reach into units next to their own.
         x = take(self.backbone.embed(images * pixels, grid), visible)
         fused = 0
@@ -358,10 +357,9 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
 
 
-def spread(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Turn a mask ``(B, units)`` into one of the decoder's tokens, ``(B, tokens)``, row by row."""
-    mask = mask.unflatten(1, grid)
-    return mask.repeat_interleave(SIDE, 1).repeat_interleave(SIDE, 2).flatten(1)
+def spread(mask: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Turn a mask ``(B, units)`` into a map of ``side`` x ``side`` entries for each unit."""
+    return mask.unflatten(1, grid).repeat_interleave(side, 1).repeat_interleave(side, 2)
 
 
 def patches(images: Tensor) -> Tensor:
